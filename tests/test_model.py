@@ -1,0 +1,231 @@
+"""The network, its loss and the sampler: gradients, overfitting, exactness. Tiny real models, no mocks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim import checkpoint as checkpoints
+from worldsim.attention import rotary_phases, rotate
+from worldsim.config import PRESETS, ModelConfig, preset
+from worldsim.denoiser import Clip, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
+from worldsim.dit import depth_to_space, space_to_depth
+from worldsim.episode import Readout
+from worldsim.errors import UsageError
+from worldsim.sampler import sample_euler, uniform_levels
+from worldsim.spec import WorldSpec
+
+TINY = ModelConfig(width=64, depth=2, heads=2, stem_channels=16, head_blocks=1, cond_width=32, window=4)
+SPEC = WorldSpec(
+    env_id="test/Toy-v0",
+    frame_shape=(32, 32, 3),
+    action_names=("right", "down"),
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+    frame_rate_hz=10.0,
+    context_steps=2,
+    readouts=(Readout(name="state", names=("x", "y"), units=("px", "px")),),
+)
+
+
+def make_denoiser(config: ModelConfig = TINY, seed: int = 0) -> Denoiser:
+    """Return a tiny random denoiser."""
+    torch.manual_seed(seed)
+    return checkpoints.build(config, SPEC)
+
+
+def make_clip(batch: int = 2, steps: int = 6, seed: int = 0) -> Clip:
+    """Return a clip of a red square that moves by its action."""
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (batch, steps, 2)).astype(np.float32)
+    place = np.full((batch, steps + 1, 2), 12.0, np.float32)
+    frames = np.full((batch, steps + 1, 32, 32, 3), 110, np.uint8)
+    for t in range(steps):
+        place[:, t + 1] = np.clip(place[:, t] + 4 * actions[:, t], 0, 24)
+    for b in range(batch):
+        for t in range(steps + 1):
+            x, y = place[b, t].astype(int)
+            frames[b, t, y : y + 8, x : x + 8] = (220, 30, 30)
+    return Clip(
+        frames=torch.from_numpy(frames),
+        actions=torch.from_numpy(actions),
+        rewards=torch.zeros(batch, steps),
+        terminated=torch.zeros(batch, steps),
+        readouts={"state": torch.from_numpy(place)},
+    )
+
+
+def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_share: float = 0.0, **loss: float):
+    """Return seeded noise and levels for a clip."""
+    b, t = clip.actions.shape[:2]
+    generator = torch.Generator().manual_seed(seed)
+    return draw((b, t, *clip.frames.shape[2:]), generator, LossConfig(**loss), config.max_steps, shortcut_share)
+
+
+def test_every_parameter_has_a_gradient_within_three_steps():
+    """No weight is dead from the start: within three steps each has had a non-zero gradient (decay alone moves none)."""
+    denoiser = make_denoiser()
+    optimizer = torch.optim.SGD(denoiser.parameters(), lr=1e-3)
+    alive: set[str] = set()
+    for step in range(3):
+        clip = make_clip(batch=4, seed=step)
+        draws = draws_for(clip, seed=step, shortcut_share=0.5, action_dropout=0.3)
+        optimizer.zero_grad()
+        denoiser.loss(clip, draws, LossConfig())["loss"].backward()
+        alive |= {n for n, p in denoiser.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
+        optimizer.step()
+    assert alive == {name for name, _ in denoiser.named_parameters()}
+
+
+def test_overfits_one_clip():
+    """A tiny model can learn one clip by heart: the image loss falls to a tenth of what the mean image would leave."""
+    denoiser = make_denoiser()
+    clip = make_clip(batch=1, steps=4)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
+    config = LossConfig(action_dropout=0.0, chroma_weight=0.0)
+    target = to_unit(clip.frames[:, 1:])
+    start = float((target - target.mean(1, keepdim=True)).square().mean())
+    for step in range(220):
+        optimizer.zero_grad()
+        terms = denoiser.loss(clip, draws_for(clip, seed=step, action_dropout=0.0), config)
+        terms["loss"].backward()
+        optimizer.step()
+    assert float(terms["image"].detach()) < 0.1 * start
+
+
+def test_targets_see_only_their_past():
+    """The estimate of a frame changes with earlier frames and actions inside the window, and with nothing else."""
+    denoiser = make_denoiser().eval()
+    clip = make_clip(batch=1, steps=7)
+    draws = draws_for(clip, action_dropout=0.0)
+
+    def estimate(frames: torch.Tensor, actions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        unit = to_unit(frames)
+        clean = add_noise(unit[:, :-1], draws.context_noise, draws.context_level)
+        noisy = add_noise(unit[:, 1:], noise, torch.zeros_like(draws.level))  # pure noise hides the targets
+        with torch.no_grad():
+            return denoiser.estimate(clean, noisy, denoiser.conditions(actions, draws.known, draws))[0][0]
+
+    base = estimate(clip.frames, clip.actions, draws.noise)
+    frames = clip.frames.clone()
+    frames[:, 3] = 255 - frames[:, 3]
+    moved = (estimate(frames, clip.actions, draws.noise) - base).abs().amax((1, 2, 3)) > 0
+    # target i is frame i+1; frame 3 is context of frames 4 .. (directly for `window`, then through later contexts)
+    assert moved.tolist() == [False, False, False, True, True, True, True]
+    actions = clip.actions.clone()
+    actions[:, 3] += 0.5
+    moved = (estimate(clip.frames, actions, draws.noise) - base).abs().amax((1, 2, 3)) > 0
+    assert moved.tolist() == [False, False, False, True, True, True, True]
+    noise = draws.noise.clone()
+    noise[:, 2] += 1.0
+    moved = (estimate(clip.frames, clip.actions, noise) - base).abs().amax((1, 2, 3)) > 0
+    assert moved.tolist() == [False, False, True, False, False, False, False]
+
+
+def test_null_action_is_not_the_zero_action():
+    """Hiding the action and giving a zero action are two different things to the model."""
+    denoiser = make_denoiser().eval()
+    condition = denoiser.network.condition
+    level, index = torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        hidden = condition(level, index, torch.zeros(1, 2), torch.tensor([False]))
+        zero = condition(level, index, torch.zeros(1, 2), torch.tensor([True]))
+    assert (hidden - zero).abs().max() > 1e-4
+
+
+def test_shortcut_goal_is_two_half_steps():
+    """The shortcut goal is where two Euler steps of half the size lead, written as a clean estimate (Frans et al.)."""
+    denoiser = make_denoiser().eval()
+    clip = make_clip(batch=2)
+    draws = dataclasses.replace(draws_for(clip), num_steps=torch.tensor([2, 2]), level=torch.zeros(2, 6))
+    unit = to_unit(clip.frames)
+    clean = add_noise(unit[:, :-1], draws.context_noise, draws.context_level)
+    noisy = draws.noise
+    goal = denoiser.shortcut_goal(clean, noisy, clip.actions, draws)
+
+    def denoise(z: torch.Tensor, level: float) -> torch.Tensor:
+        at = dataclasses.replace(draws, num_steps=torch.tensor([4, 4]), level=torch.full((2, 6), level))
+        return denoiser.estimate(clean, z, denoiser.conditions(clip.actions, draws.known, at))[0]
+
+    with torch.no_grad():
+        z = noisy + (denoise(noisy, 0.0) - noisy) * 0.25
+        z = z + (denoise(z, 0.25) - z) * (0.25 / 0.75)
+    # one step of half the way from z0 towards the goal lands where the two quarter steps did
+    assert torch.allclose(noisy + (goal - noisy) * 0.5, z, atol=1e-5)
+
+
+def test_sampler_is_exact_on_a_gaussian_with_known_denoiser():
+    """With the exact denoiser of N(m, s^2), many Euler steps carry noise to m + s * noise, and one to the mean."""
+    mean, spread = 0.7, 0.5
+
+    def denoise(z: torch.Tensor, level: float) -> torch.Tensor:
+        variance = level**2 * spread**2 + (1 - level) ** 2
+        return mean + level * spread**2 * (z - level * mean) / variance
+
+    noise = torch.linspace(-2, 2, 9)
+    assert torch.allclose(sample_euler(denoise, noise, 1), torch.full((9,), mean))
+    assert torch.allclose(sample_euler(denoise, noise, 4096), mean + spread * noise, atol=2e-3)
+    seen: list[int] = []
+    sample_euler(denoise, noise, 4, callback=lambda step, _: seen.append(step))
+    assert seen == [0, 1, 2, 3] and uniform_levels(4) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_patches_round_trip():
+    """Gathering cells into patches and spreading them again changes nothing, whatever the aspect ratio."""
+    x = torch.arange(2 * 8 * 12 * 3, dtype=torch.float32).view(2, 8, 12, 3)
+    assert torch.equal(depth_to_space(space_to_depth(x, 4), 4), x)
+    assert space_to_depth(x, 4).shape == (2, 2, 3, 48)
+
+
+def test_uint8_round_trip():
+    """Every grey level survives the way to floats and back."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_unit(levels)), levels)
+
+
+def test_rotary_scores_depend_on_relative_time_only():
+    """Query-key products are the same at frame 5 and at frame 20,005."""
+    q, k = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)).unbind(0)
+
+    def score(start: int) -> torch.Tensor:
+        cos, sin = rotary_phases(torch.tensor([start, start + 3]), (2, 2), 32)
+        return rotate(q, cos[0], sin[0]) @ rotate(k, cos[1], sin[1]).T
+
+    assert torch.allclose(score(5), score(20_005), atol=1e-4)
+
+
+def test_any_multiple_of_the_patch_can_be_trained():
+    """Resolution and aspect ratio are free: the same weights take 32 x 32 and 16 x 48 frames."""
+    denoiser = make_denoiser()
+    clip = make_clip()
+    wide = dataclasses.replace(clip, frames=clip.frames[:, :, :16].repeat(1, 1, 1, 2, 1)[:, :, :, :48])
+    for each in (clip, wide):
+        assert torch.isfinite(denoiser.loss(each, draws_for(each), LossConfig())["loss"])
+
+
+def test_step_index_counts_doublings():
+    """Context has index 0; samplers of 1, 2, 4, 8 steps have 1, 2, 3, 4, as numbers and as tensors."""
+    assert [step_index(n) for n in (1, 2, 4, 8)] == [1, 2, 3, 4]
+    assert step_index(torch.tensor([1, 8])).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("name", ["nano", "small"])
+def test_preset_sizes_keep_their_promise(name: str):
+    """`nano` stays within 1 M and `small` within 10 M parameters for an Arena-sized world."""
+    readout = Readout(name="state", names=tuple(f"s{i}" for i in range(110)), units=("1",) * 110)
+    spec = dataclasses.replace(SPEC, readouts=(readout,))
+    count = sum(p.numel() for p in checkpoints.build(preset(name), spec).parameters())
+    assert count <= {"nano": 1_050_000, "small": 10_000_000}[name]
+
+
+def test_unknown_preset_and_bad_sizes_say_what_is_allowed():
+    """Wrong settings end in one paragraph that names the argument and the choices."""
+    with pytest.raises(UsageError, match=r"did you mean 'small'"):
+        preset("smal")
+    with pytest.raises(UsageError, match="heads"):
+        ModelConfig(width=100, depth=1, heads=3)
+    with pytest.raises(UsageError, match="unknown keys"):
+        ModelConfig.from_json({**PRESETS["nano"].to_json(), "colour": 1})

@@ -1,0 +1,107 @@
+"""Training end to end on a tiny recording: alignment is learnt, and a killed run continues to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import worldsim
+from worldsim.dataset import EpisodeDataset
+from worldsim.errors import UsageError
+from worldsim.train import TrainConfig, train
+from worldsim.validation import ValidationSet, validate
+
+QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0, sampler_steps=2)
+
+
+def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording: Path, tmp_path: Path):
+    """A world that paints the last action into its pixels is learnt with the right alignment, reward and state too."""
+    config = TrainConfig(frames_per_step=64, clip_frames=(4, 8), clip_shares=(0.6, 0.4), validate_minutes=60.0)
+    folder = train(stripe_recording, tmp_path / "run", preset="nano", steps=120, config=config, progress=False)
+    model = worldsim.load(folder)
+    cache = EpisodeDataset.open(stripe_recording).cache("val")
+    held_out = ValidationSet.choose(cache, 2, 6, 8)
+    state = model.rollout(2).start(*held_out.context, np.arange(len(held_out.frames)))
+    action = held_out.future_actions[:, 0]
+    out = model.rollout(2).step(state, action)
+    shade = out.frames[:, 2:14].mean((1, 2, 3)) / 127.5 - 1
+    assert np.corrcoef(shade, action[:, 0])[0, 1] > 0.9
+    assert np.corrcoef(out.readouts["state"][:, 0], action[:, 0])[0, 1] > 0.8
+    assert np.corrcoef(out.rewards, action[:, 0])[0, 1] > 0.8
+    scores = validate(model.rollout(2), held_out).scores
+    assert scores["action_sensitivity"] > 0.02 and scores["error_1"] < scores["copy_last_1"]
+    assert (tmp_path / "run" / "strips").is_dir() and list((tmp_path / "run" / "logs").rglob("events*"))
+
+
+def _train_in_process(data: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from worldsim.train import TrainConfig, train\n"
+        "c = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0,"
+        " sampler_steps=2, validate_minutes=60.0)\n"
+        f"train({str(data)!r}, {str(out)!r}, preset='nano', steps={steps}, config=c, progress=False)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_run_continues_to_the_same_bits(stripe_recording: Path, tmp_path: Path):
+    """SIGKILL in mid-run, start again: the weights are those of a run that was never interrupted, bit for bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert _train_in_process(stripe_recording, whole, 12).wait() == 0
+    process = _train_in_process(stripe_recording, broken, 12)
+    deadline = time.monotonic() + 120
+    while not (broken / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((broken / "run.json").read_text())["steps"] == 12
+    assert _train_in_process(stripe_recording, broken, 12).wait() == 0
+    first, second = load_file(whole / "state.safetensors"), load_file(broken / "state.safetensors")
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert np.array_equal(values, second[name]), name
+
+
+def test_run_folder_of_other_settings_is_refused(stripe_recording: Path, tmp_path: Path):
+    """A run is never continued with other settings: the error names the setting and both values."""
+    train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=QUICK, progress=False)
+    other = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0, seed=5)
+    with pytest.raises(UsageError, match="config"):
+        train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=other, progress=False)
+
+
+def test_training_can_begin_from_a_checkpoint(stripe_recording: Path, tmp_path: Path):
+    """`init` starts from given weights: with no step's worth of learning rate they would stay; the sizes are theirs."""
+    first = train(stripe_recording, tmp_path / "a", preset="nano", steps=2, config=QUICK, progress=False)
+    second = train(
+        stripe_recording, tmp_path / "b", preset="small", steps=1, init=str(first), config=QUICK, progress=False
+    )
+    assert worldsim.load(second).config == worldsim.load(first).config
+    assert worldsim.load(second).checkpoint.training["init"] == str(first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({}, "minutes, steps"),
+        ({"steps": 3, "minutes": 1.0}, "minutes, steps"),
+        ({"steps": 0}, "steps"),
+        ({"minutes": -1.0}, "minutes"),
+        ({"steps": 1, "preset": "huge"}, "preset"),
+        ({"steps": 1, "init": "nowhere"}, "checkpoint"),
+    ],
+)
+def test_wrong_arguments_are_named_and_leave_nothing(stripe_recording: Path, tmp_path: Path, arguments, named):
+    """Every wrong argument ends in an error that names it, before a checkpoint or a state is written."""
+    with pytest.raises(UsageError, match=named):
+        train(stripe_recording, tmp_path / "run", **{"preset": "nano", "config": QUICK, "progress": False, **arguments})
+    assert not (tmp_path / "run" / "state.safetensors").exists()

@@ -1,0 +1,199 @@
+"""Checkpoints on disk: one folder of weights, settings and a card. No pickle anywhere; knows no training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldsim.config import ModelConfig
+from worldsim.denoiser import Denoiser
+from worldsim.dit import DiT
+from worldsim.errors import UsageError, suggestion
+from worldsim.spec import WorldSpec
+
+FORMAT = 1
+"""Number of the checkpoint layout; a checkpoint of another number is refused."""
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
+_KEYS = {"format", "architecture", "model", "world", "sampler", "dataset", "training", "weights_sha256"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights with everything needed to use them: what config.json holds, and the tensors."""
+
+    model: ModelConfig
+    world: WorldSpec
+    weights: Mapping[str, Tensor]
+    sampler_steps: int
+    dataset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Identity of the recording: fingerprint, env id, size."""
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Training record: command, seed, steps, minutes, device, commit, versions, validation scores."""
+
+    def denoiser(self) -> Denoiser:
+        """Build the denoiser with these weights (float32)."""
+        denoiser = build(self.model, self.world)
+        wanted = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+        got = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        for name in sorted(wanted.keys() | got.keys()):
+            if wanted.get(name) != got.get(name):
+                raise UsageError(
+                    f"weight {name!r}",
+                    got=f"shape {got.get(name, 'missing')}",
+                    allowed=f"shape {wanted.get(name, 'no such weight')} by config.json",
+                    fix="weights and config.json are of different models: copy the whole folder again",
+                )
+        denoiser.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
+        return denoiser
+
+
+def build(model: ModelConfig, world: WorldSpec) -> Denoiser:
+    """Return an untrained denoiser of the given sizes for the given world."""
+    return Denoiser(DiT(model, world.action_dim, Denoiser.readout_dim(world)), world)
+
+
+def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], *, card: str, dtype: torch.dtype) -> Path:
+    """Write a checkpoint folder under a temporary name, then rename it into place; an older one is replaced.
+
+    ``dtype`` is the type the weights are stored in; normalisation buffers stay float32.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        tensors = {
+            name: tensor.detach().to("cpu", torch.float32 if name.startswith(("mean_", "std_")) else dtype).contiguous()
+            for name, tensor in checkpoint.weights.items()
+        }
+        save_file(tensors, temporary / WEIGHTS)
+        settings = {
+            "format": FORMAT,
+            "architecture": "dit",
+            "model": checkpoint.model.to_json(),
+            "world": checkpoint.world.to_json(),
+            "sampler": {"num_steps": checkpoint.sampler_steps},
+            "dataset": dict(checkpoint.dataset),
+            "training": dict(checkpoint.training),
+            "weights_sha256": hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest(),
+        }
+        (temporary / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        (temporary / CARD).write_text(card)
+        temporary.chmod(0o755)
+        if target.exists():
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def embedded() -> dict[str, Path]:
+    """Return the checkpoints that come with the package, by name."""
+    root = Path(str(importlib.resources.files("worldsim"))) / "checkpoints"
+    if not root.is_dir():
+        return {}
+    return {path.name: path for path in sorted(root.iterdir()) if (path / SETTINGS).is_file()}
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the folder of a checkpoint given by embedded name or by path (a training run's folder also serves)."""
+    known = embedded()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    path = Path(name_or_path)
+    for candidate in (path, path / "checkpoint"):
+        if (candidate / SETTINGS).is_file():
+            return candidate
+    raise UsageError(
+        "checkpoint",
+        got=repr(str(name_or_path)),
+        allowed=f"a folder with {SETTINGS} and {WEIGHTS}, or an embedded name ({', '.join(known) or 'none here'})",
+        fix=suggestion(str(name_or_path), tuple(known)) if known else "train one with `worldsim train`",
+    )
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint folder; UsageError names what is missing, truncated, foreign or of another version."""
+    folder = resolve(name_or_path)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except (OSError, ValueError) as error:
+        raise _broken(folder / SETTINGS, error) from error
+    if not isinstance(settings, dict) or set(settings) != _KEYS or settings["format"] != FORMAT:
+        found = sorted(settings) if isinstance(settings, dict) else type(settings).__name__
+        raise _broken(folder / SETTINGS, f"keys {found}; this version reads format {FORMAT} with {sorted(_KEYS)}")
+    path = folder / WEIGHTS
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != settings["weights_sha256"]:
+            raise _broken(path, f"sha256 {digest[:12]} where {SETTINGS} says {settings['weights_sha256'][:12]}")
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise _broken(path, error) from error
+    return Checkpoint(
+        model=ModelConfig.from_json(settings["model"]),
+        world=WorldSpec.from_json(settings["world"]),
+        weights=weights,
+        sampler_steps=int(settings["sampler"]["num_steps"]),
+        dataset=settings["dataset"],
+        training=settings["training"],
+    )
+
+
+def _broken(path: Path, reason: object) -> UsageError:
+    return UsageError(
+        "checkpoint file",
+        got=f"{path} ({reason})",
+        allowed="a whole file written by worldsim",
+        fix="the file is truncated, edited or foreign: copy or train the checkpoint again",
+    )
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """Return the model card: what it is, how it was trained, and how to use it."""
+    record, world = checkpoint.training, checkpoint.world
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.get("validation", {}).items())
+    return f"""# A worldsim checkpoint of {world.env_id}
+
+A block-causal Diffusion Transformer that dreams {world.frame_shape[1]} x {world.frame_shape[0]} frames at \
+{world.frame_rate_hz:g} frames a second under the actions {", ".join(world.action_names)}.
+
+```python
+import gymnasium as gym
+env = gym.make("worldsim:worldsim/Dream-v0", checkpoint="PATH OF THIS FOLDER")
+```
+
+| | |
+|---|---|
+| parameters | {record.get("parameters")} (width {checkpoint.model.width}, depth {checkpoint.model.depth}) |
+| trained with | `{record.get("command")}` |
+| steps, minutes | {record.get("steps")} of {record.get("steps_planned")}, {record.get("minutes")} |
+| recording | {checkpoint.dataset.get("fingerprint", "?")[:16]}, {checkpoint.dataset.get("train_frames")} frames |
+| device | {record.get("device")} ({record.get("cpu")}), {record.get("threads")} threads |
+| seed, commit | {record.get("seed")}, {record.get("commit")} |
+
+Validation on held-out episodes (squared error on moving pixels, -1 .. 1, after N frames):
+
+| score | value |
+|---|---|
+{scores}
+"""

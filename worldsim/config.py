@@ -1,0 +1,96 @@
+"""Architecture settings and the preset table. Knows no tensors and no world."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from worldsim.errors import UsageError, suggestion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the block-causal spacetime Diffusion Transformer. Saved with the weights, read back by `from_json`."""
+
+    width: int
+    """Channels of a token in the transformer trunk."""
+    depth: int
+    """Number of transformer blocks."""
+    heads: int
+    """Attention heads; ``width / heads`` must be a multiple of 8 (it is split between time, height and width)."""
+    patch: int = 16
+    """Side of a spacetime patch in pixels (one frame deep): frame sides must be multiples of it."""
+    fine_patch: int = 4
+    """Side in pixels of one cell of the convolutional detail path around the trunk; divides ``patch``."""
+    stem_channels: int = 64
+    """Channels of the detail path."""
+    head_blocks: int = 2
+    """Residual blocks of the detail path after the trunk (one stands before it)."""
+    cond_width: int = 128
+    """Width of the per-frame conditioning vector (noise level, step size, action)."""
+    window: int = 32
+    """Frames a token can attend to, its own included."""
+    max_steps: int = 8
+    """Most sampler steps the shortcut objective is trained for; the finest step size is its inverse."""
+    context_noise: float = 0.05
+    """Noise (share of 1 in ``1 - level``) put on frames as they are committed to the cache."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 8:
+            raise UsageError(
+                "heads",
+                got=f"{self.heads} for width {self.width}",
+                allowed="width / heads a multiple of 8",
+                fix="choose heads = width / 64",
+            )
+        if self.patch % self.fine_patch:
+            raise UsageError(
+                "fine_patch",
+                got=f"{self.fine_patch} for patch {self.patch}",
+                allowed="a divisor of patch",
+                fix="4 divides every common patch size",
+            )
+        if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
+            raise UsageError("max_steps", got=self.max_steps, allowed="a power of two", fix="8 is the default")
+        if self.window < 2:
+            raise UsageError("window", got=self.window, allowed="2 frames or more", fix="32 is the default")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.heads
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Rebuild settings from `to_json`; UsageError names unknown keys."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise UsageError(
+                "model config",
+                got=f"unknown keys {unknown}",
+                allowed=f"{sorted(known)}",
+                fix="the checkpoint is of another version of worldsim: install the version its card names",
+            )
+        return cls(**data)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(width=128, depth=3, heads=2, stem_channels=24, head_blocks=1, cond_width=64, window=16),
+    "small": ModelConfig(width=256, depth=8, heads=4),
+    "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
+    "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),
+}
+"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (embedded), `base` and `large` for GPUs."""
+
+
+def preset(name: str) -> ModelConfig:
+    """Return the preset called ``name``; UsageError offers the known ones."""
+    if name not in PRESETS:
+        raise UsageError("preset", got=name, allowed=", ".join(PRESETS), fix=suggestion(name, tuple(PRESETS)))
+    return PRESETS[name]

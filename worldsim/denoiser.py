@@ -1,0 +1,282 @@
+"""Noise, the training loss and its inverse, side by side. Knows the network's call; knows no data files and no world.
+
+``level`` t runs from 0 (noise) to 1 (clean): z = (1 - t) eps + t x (flow matching, Lipman et al. 2023, with
+x-prediction as in JiT, arXiv 2511.13720). ``step size`` d is the inverse of the sampler's number of steps.
+
+Dimension keys: B batch, T target frames, C condition channels, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.dit import DiT
+from worldsim.spec import WorldSpec
+
+CONTEXT_STEP = 0
+"""Step-size index that marks a frame as committed context."""
+
+
+def step_index(num_steps: int | Tensor) -> int | Tensor:
+    """Return the index by which the network knows a sampler of ``num_steps`` (1, 2, 4, ...) steps."""
+    if isinstance(num_steps, Tensor):
+        return 1 + num_steps.float().log2().round().long()
+    return 1 + round(math.log2(num_steps))
+
+
+def add_noise(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """Return z = (1 - t) eps + t x for ``level`` t that broadcasts over the trailing (H, W, 3) axes."""
+    t = level[..., None, None, None]
+    return (1 - t) * noise + t * clean
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """Map uint8 frames to floats, -1 for black and 1 for white."""
+    return frames.float() / 127.5 - 1
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Undo `to_unit` with rounding and clipping."""
+    return ((frames.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the training loss weighs. Every field is saved with the run."""
+
+    chroma_weight: float = 6.0
+    """Extra weight of a pixel per unit of its chroma (max - min over RGB in 0 .. 1): small coloured bodies fade first."""
+    ramp: float = 0.5
+    """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
+    start_share: float = 0.25
+    """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
+    context_noise_max: float = 0.15
+    """Context frames are trained with noise drawn uniformly from 0 to this."""
+    action_dropout: float = 0.1
+    """Share of clips whose actions are hidden behind the null embedding."""
+    readout_weight: float = 0.1
+    """Weight of reward, termination and named readouts beside the image loss."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """T+1 frames and T actions as tensors, with the columns that readouts are learnt from.
+
+    ``frames`` (B, T+1, H, W, 3) uint8; ``actions`` (B, T, A); ``rewards``, ``terminated`` (B, T); ``readouts`` named
+    (B, T+1, n). ``actions[:, t]`` leads from frame t to frame t+1.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    readouts: Mapping[str, Tensor]
+
+    def rows(self, rows: Tensor) -> Clip:
+        """Return some clips only."""
+        return Clip(
+            frames=self.frames[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            terminated=self.terminated[rows],
+            readouts={name: values[rows] for name, values in self.readouts.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Clip:
+        """Return the clip on ``device``."""
+        return Clip(
+            frames=self.frames.to(device),
+            actions=self.actions.to(device),
+            rewards=self.rewards.to(device),
+            terminated=self.terminated.to(device),
+            readouts={name: rows.to(device) for name, rows in self.readouts.items()},
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random part of one loss evaluation, drawn beforehand so that the loss itself is a pure function."""
+
+    context_noise: Tensor  # (B, T, H, W, 3)
+    noise: Tensor  # (B, T, H, W, 3)
+    context_level: Tensor  # (B, T)
+    level: Tensor  # (B, T) on the grid of the finest sampler
+    known: Tensor  # (B,) actions visible?
+    num_steps: Tensor  # (B,) sampler the clip is trained for
+
+    def rows(self, rows: Tensor) -> Draws:
+        """Return the draws of some clips only."""
+        return Draws(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+    def to(self, device: torch.device | str) -> Draws:
+        """Return the draws on ``device``."""
+        return Draws(**{field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)})
+
+
+def draw(
+    shape: tuple[int, ...], generator: torch.Generator, loss: LossConfig, max_steps: int, shortcut_share: float
+) -> Draws:
+    """Draw noise and levels for targets of ``shape`` (B, T, H, W, 3) from a CPU ``generator``.
+
+    A share ``shortcut_share`` of the clips is trained for fewer than ``max_steps`` sampler steps; their levels lie on
+    that sampler's grid (Frans et al. 2024, Sec. 3).
+    """
+    b, t = shape[:2]
+    steps = torch.full((b,), max_steps)
+    if max_steps > 1:
+        fewer = 2 ** torch.randint(0, int(math.log2(max_steps)), (b,), generator=generator)
+        steps = torch.where(torch.rand(b, generator=generator) < shortcut_share, fewer, steps)
+    uniform = torch.rand(b, t, generator=generator)
+    level = (uniform * steps[:, None]).floor() / steps[:, None]
+    level = torch.where(torch.rand(b, t, generator=generator) < loss.start_share, torch.zeros_like(level), level)
+    return Draws(
+        context_noise=torch.randn(shape, generator=generator),
+        noise=torch.randn(shape, generator=generator),
+        context_level=1 - loss.context_noise_max * torch.rand(b, t, generator=generator),
+        level=level,
+        known=torch.rand(b, generator=generator) >= loss.action_dropout,
+        num_steps=steps,
+    )
+
+
+class Denoiser(nn.Module):
+    """The network with the meaning of its inputs: ``loss`` for training, ``estimate`` for what it thinks is there."""
+
+    def __init__(self, network: DiT, spec: WorldSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.readout_sizes = {readout.name: len(readout.names) for readout in spec.readouts}
+        for name, size in self.readout_sizes.items():
+            self.register_buffer(f"mean_{name}", torch.zeros(size))
+            self.register_buffer(f"std_{name}", torch.ones(size))
+
+    @staticmethod
+    def readout_dim(spec: WorldSpec) -> int:
+        """Length of a raw readout row: reward, termination logit, then every declared readout."""
+        return 2 + sum(len(readout.names) for readout in spec.readouts)
+
+    def read(self, raw: Tensor) -> dict[str, Tensor]:
+        """Split raw readout rows (..., readout_dim) into named values in the units of the recording."""
+        values = {"reward": raw[..., 0], "terminated": raw[..., 1].sigmoid()}
+        start = 2
+        for name, size in self.readout_sizes.items():
+            row = raw[..., start : start + size]
+            values[name] = row * getattr(self, f"std_{name}").float() + getattr(self, f"mean_{name}").float()
+            start += size
+        return values
+
+    def conditions(self, clip_actions: Tensor, known: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Embed levels, step sizes and actions for the clean stream (frames 0 .. T-1) and the noisy one (1 .. T).
+
+        ``clip_actions[:, t]`` leads into frame t+1; nothing is known of the action that led into frame 0.
+        """
+        condition = self.network.condition
+        b, t = draws.level.shape
+        into_clean = torch.cat([torch.zeros_like(clip_actions[:, :1]), clip_actions[:, :-1]], dim=1)
+        known_BT = known[:, None].expand(b, t)
+        known_clean = known_BT & (torch.arange(t, device=known.device) > 0)
+        context_step = torch.full((b, t), CONTEXT_STEP, device=known.device)
+        target_step = step_index(draws.num_steps)[:, None].expand(b, t)
+        return (
+            condition(draws.context_level, context_step, into_clean, known_clean),
+            condition(draws.level, target_step, clip_actions, known_BT),
+        )
+
+    def estimate(self, clean: Tensor, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the clean estimates of frames 1 .. T and the raw readout rows of frames 0 .. T-1."""
+        return self.network(clean, noisy, *conds)
+
+    @torch.no_grad()
+    def own_context(self, clip: Clip, draws: Draws, own: Tensor) -> Tensor:
+        """Return frames 0 .. T-1 as the model would see them in a dream: its own one-step estimates where ``own`` (B, T).
+
+        Scheduled sampling made parallel (Mihaylova & Martins 2019): one teacher-forced pass estimates all frames at
+        once from pure noise, so that what copies pixels forward is trained on imperfect ones.
+        """
+        frames = to_unit(clip.frames)
+        clean = add_noise(frames[:, :-1], draws.context_noise, draws.context_level)
+        start = dataclasses.replace(draws, level=torch.zeros_like(draws.level))
+        estimate, _ = self.estimate(clean, draws.noise, self.conditions(clip.actions, draws.known, start))
+        shown = torch.cat([frames[:, :1], estimate[:, :-1].clamp(-1, 1)], dim=1)
+        return torch.where(own[..., None, None, None], shown, frames[:, :-1])
+
+    def forward(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
+        """Call `loss`: the form in which distributed wrappers reach it."""
+        return self.loss(clip, draws, config, context)
+
+    def loss(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the named loss terms of a clip; ``"loss"`` is their weighted sum.
+
+        ``context`` (B, T, H, W, 3) floats replaces the true frames 0 .. T-1 as what the model is shown (for example its
+        own earlier estimates); targets stay true.
+        """
+        frames = to_unit(clip.frames)
+        shown = frames[:, :-1] if context is None else context
+        target = frames[:, 1:]
+        clean = add_noise(shown, draws.context_noise, draws.context_level)
+        noisy = add_noise(target, draws.noise, draws.level)
+        conds = self.conditions(clip.actions, draws.known, draws)
+        estimate, raw = self.estimate(clean, noisy, conds)
+
+        weight = self.pixel_weight(target, config) * self.level_weight(draws.level, config)
+        finest = draws.num_steps == self.network.config.max_steps
+        if not bool(finest.all()):
+            rows = (~finest).nonzero()[:, 0]
+            goal = self.shortcut_goal(clean[rows], noisy[rows], clip.actions[rows], draws.rows(rows))
+            target = target.index_copy(0, rows, goal)
+        error = (estimate - target).square()
+        terms = {"image": (weight * error).mean(), **self.readout_terms(raw, clip)}
+        extra = sum((value for name, value in terms.items() if name != "image"), torch.zeros(()))
+        return {**terms, "loss": terms["image"] + config.readout_weight * extra}
+
+    @staticmethod
+    def pixel_weight(target: Tensor, config: LossConfig) -> Tensor:
+        """Weight (B, T, H, W, 1) of each pixel, 1 on average over the clip."""
+        chroma = (target.amax(-1, keepdim=True) - target.amin(-1, keepdim=True)) / 2
+        weight = 1 + config.chroma_weight * chroma
+        return weight / weight.mean()
+
+    @staticmethod
+    def level_weight(level: Tensor, config: LossConfig) -> Tensor:
+        """Weight (B, T, 1, 1, 1) of each level: one ramp, never a second 1 / (1 - t)^2."""
+        return (config.ramp + (1 - config.ramp) * level)[..., None, None, None]
+
+    @torch.no_grad()
+    def shortcut_goal(self, clean: Tensor, noisy: Tensor, actions: Tensor, draws: Draws) -> Tensor:
+        """Return the clean estimate that one step of size d should give: what two steps of d / 2 give.
+
+        Shortcut models (Frans et al. 2024, Eq. 5) in x-space (Dreamer 4, arXiv 2509.24527, Eq. 7):
+        b' = (x^(z, t, d/2) - z) / (1 - t), z' = z + b' d/2, b'' = (x^(z', t + d/2, d/2) - z') / (1 - t - d/2); the
+        goal's velocity is (b' + b'') / 2, so the loss (1-t)^2 |b - (b' + b'')/2|^2 is |x^ - goal|^2.
+        """
+        t = draws.level[..., None, None, None]
+        half = (0.5 / draws.num_steps)[:, None, None, None, None].to(t.dtype)
+        steps = (2 * draws.num_steps).clamp(max=self.network.config.max_steps)
+        first = dataclasses.replace(draws, num_steps=steps)
+        x1, _ = self.estimate(clean, noisy, self.conditions(actions, draws.known, first))
+        b1 = (x1 - noisy) / (1 - t)
+        middle = noisy + b1 * half
+        second = dataclasses.replace(first, level=draws.level + half[..., 0, 0, 0])
+        x2, _ = self.estimate(clean, middle, self.conditions(actions, draws.known, second))
+        b2 = (x2 - middle) / (1 - t - half)
+        return noisy + (1 - t) * (b1 + b2) / 2
+
+    def readout_terms(self, raw: Tensor, clip: Clip) -> dict[str, Tensor]:
+        """Loss terms of the readouts: rows of frames 0 .. T-1; reward and termination belong to frames 1 .. T-1."""
+        terms = {
+            "reward": F.mse_loss(raw[:, 1:, 0], clip.rewards[:, :-1].float()),
+            "terminated": F.binary_cross_entropy_with_logits(raw[:, 1:, 1], clip.terminated[:, :-1].float()),
+        }
+        start = 2
+        for name, size in self.readout_sizes.items():
+            mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
+            wanted = (clip.readouts[name][:, :-1].float() - mean) / std
+            terms[name] = F.mse_loss(raw[..., start : start + size], wanted)
+            start += size
+        return terms

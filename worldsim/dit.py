@@ -1,0 +1,235 @@
+"""The network: a block-causal Diffusion Transformer over spacetime patches with a convolutional detail path.
+
+Knows frames, noise levels, step sizes and actions as tensors; knows no noise schedule, no loss and no world.
+After DiT (Peebles & Xie 2023) with the clean-context / noisy-target streams of causal video diffusion.
+
+Dimension keys: B batch, S streams (clean, noisy), T frames, F = all leading axes flattened, R x C token grid,
+N = R * C tokens of a frame, D width, H heads, K channels of a head, E channels of the detail path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.attention import rotary_phases, rotate, two_stream_attention
+from worldsim.config import ModelConfig
+
+
+def space_to_depth(x: Tensor, side: int) -> Tensor:
+    """Gather blocks of side x side cells into channels: (F, h, w, E) -> (F, h / side, w / side, side * side * E)."""
+    f, h, w, e = x.shape
+    x = x.view(f, h // side, side, w // side, side, e).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(f, h // side, w // side, side * side * e)
+
+
+def depth_to_space(x: Tensor, side: int) -> Tensor:
+    """Undo `space_to_depth`: (F, h, w, side * side * E) -> (F, h * side, w * side, E)."""
+    f, h, w, c = x.shape
+    x = x.view(f, h, w, side, side, c // side**2).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(f, h * side, w * side, c // side**2)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Layer normalisation over the last axis without learned scale (the modulation brings it)."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+class FrameCondition(nn.Module):
+    """Embeds what a whole frame is conditioned on: noise level, sampler step size, and the action that leads into it."""
+
+    def __init__(self, config: ModelConfig, action_dim: int) -> None:
+        super().__init__()
+        width = config.cond_width
+        self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-1, 3, 16, base=2), persistent=False)
+        self.level = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
+        self.step = nn.Embedding(int(math.log2(config.max_steps)) + 2, width)
+        self.action = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.null_action = nn.Parameter(0.02 * torch.randn(width))
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, level: Tensor, step: Tensor, action: Tensor, known: Tensor) -> Tensor:
+        """Embed ``level`` (...) in 0 (noise) .. 1 (clean), ``step`` (...) index, ``action`` (..., A) where ``known``.
+
+        Step index 0 marks a context frame; index 1 + log2(n) a sampler of n steps. An unknown action is a learned null
+        embedding, which is not the zero action. Returns (..., cond_width).
+        """
+        angles = level[..., None].float() * self.frequencies.float()
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.null_action.dtype)
+        action_part = torch.where(known[..., None], self.action(action.to(self.null_action.dtype)), self.null_action)
+        return self.out(self.level(waves) + self.step(step) + action_part)
+
+
+class ConvBlock(nn.Module):
+    """Residual block of the detail path: two 3 x 3 convolutions with feature-wise modulation by the frame condition."""
+
+    def __init__(self, channels: int, cond_width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_width, 2 * channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.normal_(self.modulation.weight, std=0.02)
+        nn.init.zeros_(self.modulation.bias)
+        with torch.no_grad():
+            self.second.weight.mul_(0.3)
+
+    def forward(self, x_FhwE: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the refined cells (F, h, w, E)."""
+        scale, shift = self.modulation(cond_FC)[:, None, None].chunk(2, dim=-1)
+        y = F.silu(normalise(x_FhwE) * (1 + scale) + shift)
+        y = F.silu(self.first(y.permute(0, 3, 1, 2)))
+        return x_FhwE + self.second(y).permute(0, 2, 3, 1)
+
+
+class DetailStem(nn.Module):
+    """From pixels to tokens: the frame, the previous context frame and the place, convolved on cells, then patched."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
+        self.embed = nn.Linear(2 * 3 * self.cell**2 + 2, config.stem_channels)
+        self.block = ConvBlock(config.stem_channels, config.cond_width)
+        self.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
+
+    def forward(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (F, R, C, D) and the cells (F, h, w, E) that the head's skip connection reads."""
+        cells = space_to_depth(torch.cat([frame_FHWc, previous_FHWc], dim=-1), self.cell)  # (F, h, w, 6 * cell^2)
+        f, h, w, _ = cells.shape
+        y = torch.linspace(-1, 1, h, dtype=cells.dtype, device=cells.device)[:, None, None].expand(h, w, 1)
+        x = torch.linspace(-1, 1, w, dtype=cells.dtype, device=cells.device)[None, :, None].expand(h, w, 1)
+        place = torch.cat([y, x], dim=-1).expand(f, h, w, 2)
+        cells = self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)  # (F, h, w, E)
+        return self.to_tokens(space_to_depth(cells, self.merge)), cells
+
+
+class DetailHead(nn.Module):
+    """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
+        self.from_tokens = nn.Linear(config.width, config.stem_channels * self.merge**2)
+        self.join = nn.Linear(2 * config.stem_channels, config.stem_channels)
+        self.blocks = nn.ModuleList(
+            ConvBlock(config.stem_channels, config.cond_width) for _ in range(config.head_blocks)
+        )
+        self.out = nn.Linear(config.stem_channels, 3 * self.cell**2)
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def forward(self, tokens_FRCD: Tensor, cells_FhwE: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the clean frame estimate (F, H, W, 3)."""
+        coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
+        cells = self.join(torch.cat([coarse, cells_FhwE], dim=-1))
+        for block in self.blocks:
+            cells = block(cells, cond_FC)
+        return depth_to_space(self.out(normalise(cells)), self.cell)
+
+
+class Block(nn.Module):
+    """One transformer block: modulated attention, then a modulated gated MLP (adaLN of DiT; SwiGLU of Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, 64 * round(config.width * 8 / 3 / 64)
+        self.heads = config.heads
+        self.modulation = nn.Linear(config.cond_width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.gain = nn.Parameter(torch.ones(2, config.head_dim))
+        self.proj = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+        nn.init.normal_(self.modulation.weight, std=0.02)
+        with torch.no_grad():
+            self.modulation.bias.zero_().view(6, width)[[2, 5]] = 1.0  # gates start open
+            for layer in (self.proj, self.down):
+                layer.weight.normal_(std=layer.in_features**-0.5 / math.sqrt(2 * config.depth))
+
+    def split_heads(self, x: Tensor, phases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries, keys and values (..., H, N, K) of modulated tokens ``x`` (..., N, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(-2, -4).unbind(-3)  # each (..., H, N, K)
+        gain = self.gain.to(q.dtype)
+        return rotate(normalise(q) * gain[0], *phases), rotate(normalise(k) * gain[1], *phases), v
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """Gated MLP (..., D) -> (..., D)."""
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamCache:
+    """Keys and values of the last ``window`` frames, a ring per row: frame t of a row lies in slot t mod window."""
+
+    keys: Tensor  # (depth, B, H, window, N, K)
+    values: Tensor  # (depth, B, H, window, N, K)
+
+
+class DiT(nn.Module):
+    """Action-conditioned block-causal Diffusion Transformer. Frames are (H, W, 3) floats, -1 .. 1 for black .. white."""
+
+    def __init__(self, config: ModelConfig, action_dim: int, readout_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.condition = FrameCondition(config, action_dim)
+        self.stem = DetailStem(config)
+        self.frame_embed = nn.Linear(config.cond_width, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = DetailHead(config)
+        self.readout = nn.Sequential(
+            nn.Linear(config.width, 2 * config.width), nn.SiLU(), nn.Linear(2 * config.width, readout_dim)
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights; inputs are cast to it."""
+        return self.condition.null_action.dtype
+
+    def tokens(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens (F, R, C, D) that enter the trunk and the detail cells for the skip connection."""
+        tokens_FRCD, cells = self.stem(frame_FHWc.to(self.dtype), previous_FHWc.to(self.dtype), cond_FC)
+        return tokens_FRCD + self.frame_embed(cond_FC)[:, None, None], cells
+
+    def readouts(self, tokens_ND: Tensor) -> Tensor:
+        """Return the raw readout rows (..., readout_dim) of committed tokens (..., N, D)."""
+        return self.readout(normalise(tokens_ND).mean(dim=-2)).float()
+
+    def forward(
+        self, clean_BTHWc: Tensor, noisy_BTHWc: Tensor, clean_cond_BTC: Tensor, noisy_cond_BTC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate frames 1 .. T from their noisy forms, each given the clean frames before it, in one pass.
+
+        ``clean`` holds frames 0 .. T-1 as they would be committed, ``noisy`` the noisy forms of frames 1 .. T. Returns
+        the clean estimates of frames 1 .. T (B, T, H, W, 3) and the readout rows of frames 0 .. T-1 (B, T, readout).
+        """
+        b, t = clean_BTHWc.shape[:2]
+        frames = torch.stack([clean_BTHWc, noisy_BTHWc], dim=1)  # (B, S, T, H, W, 3)
+        before = torch.cat([torch.zeros_like(clean_BTHWc[:, :1]), clean_BTHWc[:, :-1]], dim=1)
+        previous = torch.stack([before, clean_BTHWc], dim=1)
+        cond = torch.stack([clean_cond_BTC, noisy_cond_BTC], dim=1)  # (B, S, T, C)
+        cond_F = cond.flatten(0, 2)
+        tokens_FRCD, cells = self.tokens(frames.flatten(0, 2), previous.flatten(0, 2), cond_F)
+        grid = (tokens_FRCD.shape[1], tokens_FRCD.shape[2])
+        times = torch.arange(t, device=frames.device)
+        cos, sin = rotary_phases(torch.stack([times, times + 1]), grid, self.config.head_dim)  # (S, T, N, K / 2)
+        phases = cos[:, :, None], sin[:, :, None]
+        x = tokens_FRCD.view(b, 2, t, -1, self.config.width)  # (B, S, T, N, D)
+        for block in self.blocks:
+            x = _trunk_block(block, x, cond, phases, self.config.window)
+        x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
+        cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)
+        estimate = self.head(x_noisy, cells_noisy, noisy_cond_BTC.flatten(0, 1))
+        return estimate.view(noisy_BTHWc.shape).float(), self.readouts(x[:, 0])
+
+
+def _trunk_block(block: Block, x: Tensor, cond: Tensor, phases: tuple[Tensor, Tensor], window: int) -> Tensor:
+    """Apply one block to both streams at once: x (B, S, T, N, D), cond (B, S, T, C)."""
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.modulation(cond)[..., None, :].chunk(6, dim=-1)
+    q, k, v = block.split_heads(normalise(x) * (1 + scale_a) + shift_a, phases)  # (B, S, T, H, N, K)
+    q, k, v = (y.movedim(3, 1) for y in (q, k, v))  # (B, H, S, T, N, K)
+    mixed = two_stream_attention(q, k, v, window)  # (B, H, S, T, N, K)
+    x = x + gate_a * block.proj(mixed.movedim(1, 4).flatten(-2))
+    return x + gate_m * block.mlp(normalise(x) * (1 + scale_m) + shift_m)

@@ -1,0 +1,308 @@
+"""Streaming imagination: one frame per action, with a ring of keys and values. Knows no environment and no files.
+
+Dimension keys: B batch, N tokens of a frame, D width, H heads, K channels of a head, W window, A action.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from worldsim.attention import CHUNK_FRAMES, attend, rotary_phases
+from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
+from worldsim.dit import Block, DiT, StreamCache, normalise
+from worldsim.errors import UsageError
+from worldsim.sampler import sample_euler, uniform_levels
+from worldsim.state import WorldState
+
+Frames = UInt8[np.ndarray, "b h w 3"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one imagined step yields, row by row: the next frame and what the model reads off it."""
+
+    frames: UInt8[np.ndarray, "b h w 3"]
+    rewards: Float32[np.ndarray, " b"]
+    terminated: Float32[np.ndarray, " b"]
+    """Probability of termination, 0 .. 1."""
+    readouts: dict[str, Float32[np.ndarray, "b _"]]
+    state: WorldState
+
+
+class Rollout:
+    """Streams a denoiser: `start` commits a context, every `step` imagines and commits one frame.
+
+    Rows never see each other: noise comes from one generator per row, attention stays within a row.
+    """
+
+    def __init__(self, denoiser: Denoiser, num_steps: int, context_noise: float | None = None) -> None:
+        config = denoiser.network.config
+        if num_steps < 1 or num_steps & (num_steps - 1) or num_steps > config.max_steps:
+            allowed = ", ".join(str(2**i) for i in range(config.max_steps.bit_length()))
+            raise UsageError("num_steps", got=num_steps, allowed=allowed, fix="these are the trained sampler steps")
+        self.denoiser = denoiser
+        self.num_steps = num_steps
+        self.context_noise = config.context_noise if context_noise is None else context_noise
+
+    @property
+    def network(self) -> DiT:
+        """The network that is streamed."""
+        return self.denoiser.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def start(
+        self,
+        frames: UInt8[np.ndarray, "b k1 h w 3"],
+        actions: Float32[np.ndarray, "b k a"],
+        seeds: Int64[np.ndarray, " b"],
+    ) -> WorldState:
+        """Commit a context of k+1 frames and k actions; ``seeds`` start one noise generator per row."""
+        check_context(frames, actions, self.network.config.patch)
+        height, width = frames.shape[2:4]
+        state = WorldState.empty(
+            config=self.network.config,
+            grid=(height // self.network.config.patch, width // self.network.config.patch),
+            readout_dim=_readout_dim(self.network),
+            seeds=[int(seed) for seed in seeds],
+            device=self.device,
+            dtype=self.network.dtype,
+        )
+        unit = to_unit(torch.from_numpy(frames)).to(self.device)
+        into = torch.from_numpy(np.pad(actions, ((0, 0), (1, 0), (0, 0)))).to(self.device)  # into frames 0 .. k
+        level = 1 - self.context_noise
+        for row, generator in enumerate(state.generators):  # one by one: bits never depend on the batch
+            noise = torch.stack([torch.randn(unit.shape[2:], generator=generator) for _ in range(unit.shape[1])])
+            shown = add_noise(unit[row], noise.to(self.device), torch.full((len(noise),), level, device=self.device))
+            commit_context(self.network, state, row, (shown, into[row], level))
+        return dataclasses.replace(state, frames=frames[:, -1].copy())
+
+    @torch.inference_mode()
+    def step(self, state: WorldState, actions: Float32[np.ndarray, "b a"]) -> StepOutput:
+        """Imagine the frame that ``actions`` lead to, commit it and read it. Consumes ``state``: fork it to keep it."""
+        if not np.isfinite(actions).all():
+            raise UsageError(
+                "actions", got="NaN or infinity", allowed="finite numbers", fix="check the policy's output"
+            )
+        action = torch.from_numpy(np.ascontiguousarray(actions)).to(self.device)
+        noise = state.draw(self._frame_shape(state)).to(self.device)
+        levels = uniform_levels(self.num_steps)[:-1]
+        passes = [(level, int(step_index(self.num_steps))) for level in levels]
+        commit = (1 - self.context_noise, CONTEXT_STEP)
+        stream = FrameStream(self.network, state, action, [*passes, commit])
+
+        def denoise(z: Tensor, at: float) -> Tensor:
+            return stream.estimate(z, state.committed, passes[levels.index(at)])
+
+        clean = sample_euler(denoise, noise, self.num_steps)
+        frames = to_uint8(clean)
+        # what is committed is what was shown: the uint8 frame, so that a replay from recorded frames is the same dream
+        noise = state.draw(self._frame_shape(state)).to(self.device)
+        shown_noisy = add_noise(to_unit(frames), noise, torch.full((len(actions),), commit[0], device=self.device))
+        state.readout.copy_(stream.commit(shown_noisy, state.committed, commit))
+        state.committed.copy_(shown_noisy)
+        state.times.add_(1)
+        read = self.read(state)
+        shown = frames.cpu().numpy()
+        return StepOutput(
+            frames=shown,
+            rewards=read.pop("reward"),
+            terminated=read.pop("terminated"),
+            readouts=read,
+            state=dataclasses.replace(state, frames=shown),
+        )
+
+    def read(self, state: WorldState) -> dict[str, Float32[np.ndarray, "b ..."]]:
+        """Return what the model reads off the last committed frame: "reward" and "terminated" (b,), readouts (b, n)."""
+        return {name: values.cpu().numpy() for name, values in self.denoiser.read(state.readout).items()}
+
+    def check_state(self, state: WorldState) -> None:
+        """Raise UsageError unless ``state`` is one that this network can go on from."""
+        config, network = self.network.config, self.network
+        wanted = (config.depth, config.heads, config.window, config.head_dim, _readout_dim(network), network.dtype)
+        keys = state.cache.keys
+        got = (*(keys.shape[i] for i in (0, 2, 3, 5)), state.readout.shape[1], keys.dtype)
+        if got != wanted:
+            names = "depth, heads, window, channels, readouts, type"
+            raise UsageError(
+                "world state",
+                got=f"({names}) = {got}",
+                allowed=str(wanted),
+                fix="restore it with the model it came from",
+            )
+
+    def _frame_shape(self, state: WorldState) -> tuple[int, int, int]:
+        patch = self.network.config.patch
+        return (state.grid[0] * patch, state.grid[1] * patch, 3)
+
+
+Pass = tuple[float, int]
+"""Noise level (0 .. 1) and step-size index of one run of the network on a frame."""
+
+
+class FrameStream:
+    """Runs the network on one frame of every row against the cache; the frame's own slot is overwritten each time.
+
+    What the condition decides (modulations of every block) is computed for all ``passes`` at once.
+    """
+
+    def __init__(self, network: DiT, state: WorldState, action: Tensor, passes: Sequence[Pass]) -> None:
+        self.network, self.cache, self.grid = network, state.cache, state.grid
+        window = network.config.window
+        times, rows = state.times.clone(), len(action)
+        self.rows = torch.arange(rows, device=times.device)
+        self.slots = times % window
+        cos, sin = rotary_phases(times, state.grid, network.config.head_dim)  # (B, N, K / 2)
+        self.phases = cos[:, None], sin[:, None]
+        self.bias: Tensor | None = None
+        if int(times.min()) + 1 < window:
+            empty = torch.arange(window, device=times.device)[None] > times[:, None]  # (B, W)
+            bias = torch.zeros(empty.shape, dtype=network.dtype, device=times.device).masked_fill_(empty, float("-inf"))
+            tokens = state.grid[0] * state.grid[1]
+            self.bias = bias.repeat_interleave(tokens, 1)[:, None, None]  # (B, 1, 1, W * N)
+        levels, indices = (torch.tensor(column, device=times.device) for column in zip(*passes, strict=True))
+        conds = network.condition(
+            levels[:, None].expand(-1, rows),
+            indices[:, None].expand(-1, rows),
+            action.expand(len(passes), -1, -1),
+            torch.ones(len(passes), rows, dtype=torch.bool, device=times.device),
+        )  # (passes, B, C)
+        self.conds = dict(zip(passes, conds, strict=True))
+        modulations = [_modulation(block, conds[..., None, :]) for block in _blocks(network)]
+        self.modulations = {
+            one: [tuple(part[i] for part in parts) for parts in modulations] for i, one in enumerate(passes)
+        }
+
+    def estimate(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
+        """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the frame committed last."""
+        tokens, cells = self._run(frame, previous, at)
+        return self.network.head(tokens.unflatten(1, self.grid), cells, self.conds[at]).float()
+
+    def commit(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
+        """Leave the frame's keys and values in the cache for good and return its raw readout rows (B, R)."""
+        return self.network.readouts(self._run(frame, previous, at)[0])
+
+    def _run(self, frame: Tensor, previous: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
+        tokens_BRCD, cells = self.network.tokens(frame, previous, self.conds[at])
+        x = tokens_BRCD.flatten(1, 2)  # (B, N, D)
+        for layer, block in enumerate(_blocks(self.network)):
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations[at][layer]
+            q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), self.phases)  # (B, H, N, K)
+            keys, values = self.cache.keys[layer], self.cache.values[layer]  # (B, H, W, N, K)
+            keys[self.rows, :, self.slots] = k
+            values[self.rows, :, self.slots] = v
+            mixed = attend(q, keys.flatten(2, 3), values.flatten(2, 3), self.bias)  # (B, H, N, K)
+            x = torch.addcmul(x, gate_a, block.proj(mixed.transpose(1, 2).flatten(-2)))
+            x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
+        return x, cells
+
+
+def commit_context(network: DiT, state: WorldState, row: int, context: tuple[Tensor, Tensor, float]) -> None:
+    """Commit T frames to an empty row in one pass: frames (T, H, W, 3) as shown, actions (T, A) into them, the level.
+
+    The same as committing them one by one. Nothing is known of the action that led into frame 0.
+    """
+    shown, actions, level = context
+    count, window = len(shown), network.config.window
+    times = torch.arange(count, device=shown.device)
+    index = torch.full((count,), CONTEXT_STEP, device=shown.device)
+    cond = network.condition(torch.full((count,), level, device=shown.device), index, actions, times > 0)  # (T, C)
+    before = torch.cat([torch.zeros_like(shown[:1]), shown[:-1]])
+    tokens_TRCD, _ = network.tokens(shown, before, cond)
+    x = tokens_TRCD.flatten(1, 2)  # (T, N, D)
+    cos, sin = rotary_phases(times, state.grid, network.config.head_dim)
+    phases = cos[:, None], sin[:, None]
+    kept = times[-window:]
+    for layer, block in enumerate(_blocks(network)):
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _modulation(block, cond[:, None])
+        q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (T, H, N, K)
+        for cache, new in ((state.cache.keys, k), (state.cache.values, v)):
+            cache[layer, row, :, kept % window] = new[kept].transpose(0, 1)
+        mixed = banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window)  # (H, T, N, K)
+        x = torch.addcmul(x, gate_a, block.proj(mixed.permute(1, 2, 0, 3).flatten(-2)))
+        x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
+    state.readout[row] = network.readouts(x[-1])
+    state.committed[row] = shown[-1]
+    state.times[row] = count
+
+
+def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Block-causal attention of one stream (H, T, N, K): frame t sees all tokens of frames t - window + 1 .. t."""
+    _, frames, tokens, _ = q.shape
+    outputs = []
+    for start in range(0, frames, CHUNK_FRAMES):
+        stop, low = min(start + CHUNK_FRAMES, frames), max(0, start - window + 1)
+        query, key = torch.arange(start, stop)[:, None], torch.arange(low, stop)[None]
+        hidden = ((key > query) | (key <= query - window)).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        bias = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf")).to(q.device)
+        out = attend(q[:, start:stop].flatten(1, 2), k[:, low:stop].flatten(1, 2), v[:, low:stop].flatten(1, 2), bias)
+        outputs.append(out.unflatten(1, (stop - start, tokens)))
+    return torch.cat(outputs, dim=1)
+
+
+def _blocks(network: DiT) -> list[Block]:
+    return cast("list[Block]", list(network.blocks))
+
+
+def _modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:
+    """Return shift, 1 + scale and gate of the attention, then of the MLP, each (..., D) for conditions (..., C)."""
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.modulation(cond).chunk(6, dim=-1)
+    return shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m
+
+
+def _readout_dim(network: DiT) -> int:
+    last = network.readout[-1]
+    assert isinstance(last, torch.nn.Linear)
+    return last.out_features
+
+
+def check_context(frames: np.ndarray, actions: np.ndarray, patch: int) -> None:
+    """Raise UsageError unless frames and actions form a context that the network can take."""
+    if frames.dtype != np.uint8:
+        raise UsageError("context frames", got=frames.dtype, allowed="uint8, 0 .. 255", fix="(x * 255).astype(uint8)")
+    if frames.shape[1] != actions.shape[1] + 1:
+        raise UsageError(
+            "context",
+            got=f"{frames.shape[1]} frames and {actions.shape[1]} actions",
+            allowed="one frame more than actions",
+            fix="actions[t] is applied at frames[t] and yields frames[t+1]",
+        )
+    if frames.shape[2] % patch or frames.shape[3] % patch:
+        raise UsageError(
+            "frame size",
+            got=f"{frames.shape[2]} x {frames.shape[3]}",
+            allowed=f"height and width multiples of {patch}",
+            fix="resize the frames, or record at another size",
+        )
+    if not np.isfinite(actions).all():
+        raise UsageError("context actions", got="NaN or infinity", allowed="finite numbers", fix="check the recording")
+
+
+def predict(
+    rollout: Rollout,
+    context: tuple[UInt8[np.ndarray, "b k1 h w 3"], Float32[np.ndarray, "b k a"]],
+    actions: Float32[np.ndarray, "b t a"],
+    seeds: Sequence[int],
+) -> UInt8[np.ndarray, "b t h w 3"]:
+    """Dream the frames that follow a context under ``actions``, one sample per row."""
+    state = rollout.start(*context, np.asarray(seeds, dtype=np.int64))
+    frames = []
+    for t in range(actions.shape[1]):
+        out = rollout.step(state, np.ascontiguousarray(actions[:, t]))
+        state = out.state
+        frames.append(out.frames)
+    return np.stack(frames, axis=1)
+
+
+__all__ = ["FrameStream", "Rollout", "StepOutput", "StreamCache", "predict"]

@@ -1,0 +1,70 @@
+"""The exact state of a training run in one safetensors file, so that a killed run continues to the same bits.
+
+Knows modules and optimisers as named tensors; no pickle, no data files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldsim.errors import UsageError
+
+
+def save_state(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
+    record: Mapping[str, Any],
+) -> None:
+    """Write modules, optimiser moments and a JSON ``record`` to ``path``, under a temporary name first."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            for key, value in moments.items():
+                tensors[f"optimizer{number}/{index}/{key}"] = torch.as_tensor(value)
+    temporary = path.with_name(path.name + ".tmp")
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(owned, temporary, metadata={"record": json.dumps(dict(record))})
+    temporary.replace(path)
+
+
+def load_state(
+    path: Path, modules: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """Put what `save_state` wrote back into modules and optimisers and return the record."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            record = json.loads(file.metadata()["record"])
+        for name, module in modules.items():
+            prefix = f"{name}/"
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for number, optimizer in enumerate(optimizers):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors, f"optimizer{number}/")})
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            "training state",
+            got=f"{path} ({str(error)[:200]})",
+            allowed="the state file of this very run",
+            fix="delete it to begin anew, or give another --out",
+        ) from error
+    return record
+
+
+def _moments(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            index, key = name.removeprefix(prefix).split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+    return moments

@@ -1,0 +1,192 @@
+"""WorldState: the state of imagined worlds as a value that can be forked, split, joined, saved and restored."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldsim.config import ModelConfig
+from worldsim.dit import StreamCache
+from worldsim.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldState:
+    """B imagined worlds: what they remember, when they are, their noise generators and the last frame shown.
+
+    Stepping a rollout consumes a state (its buffers are written in place); `fork` first to keep it.
+    """
+
+    cache: StreamCache
+    times: Tensor
+    """(B,) frames committed so far."""
+    committed: Tensor
+    """(B, H, W, 3) the last frame as it was committed, in -1 .. 1, its context noise included."""
+    readout: Tensor
+    """(B, R) raw readout row of the last committed frame: reward, termination logit, then every declared readout."""
+    generators: tuple[torch.Generator, ...]
+    """One CPU generator per row, so that an episode never depends on its batch mates."""
+    grid: tuple[int, int]
+    frames: UInt8[np.ndarray, "b h w 3"]
+    """(B, H, W, 3) last frames shown."""
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        config: ModelConfig,
+        grid: tuple[int, int],
+        readout_dim: int,
+        seeds: Sequence[int],
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> WorldState:
+        """Return worlds that remember nothing yet, one per seed."""
+        b, tokens = len(seeds), grid[0] * grid[1]
+        shape = (config.depth, b, config.heads, config.window, tokens, config.head_dim)
+        height, width = grid[0] * config.patch, grid[1] * config.patch
+        return cls(
+            cache=StreamCache(
+                keys=torch.zeros(shape, dtype=dtype, device=device),
+                values=torch.zeros(shape, dtype=dtype, device=device),
+            ),
+            times=torch.zeros(b, dtype=torch.int64, device=device),
+            committed=torch.zeros(b, height, width, 3, device=device),
+            readout=torch.zeros(b, readout_dim, device=device),
+            generators=tuple(torch.Generator().manual_seed(seed) for seed in seeds),
+            grid=grid,
+            frames=np.zeros((b, height, width, 3), dtype=np.uint8),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Number of worlds."""
+        return len(self.generators)
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal noise (B, *shape), each row from its own generator."""
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
+
+    def fork(self) -> WorldState:
+        """Return an independent copy: stepping one leaves the other as it was, and both dream the same noise."""
+        return self.select(range(self.batch_size))
+
+    def select(self, indices: Sequence[int]) -> WorldState:
+        """Return copies of the given rows, in that order; a row may be taken more than once."""
+        rows = torch.as_tensor(list(indices), dtype=torch.int64, device=self.times.device)
+        return WorldState(
+            cache=StreamCache(keys=self.cache.keys[:, rows], values=self.cache.values[:, rows]),
+            times=self.times[rows],
+            committed=self.committed[rows],
+            readout=self.readout[rows],
+            generators=tuple(_copy_generator(self.generators[int(i)]) for i in rows),
+            grid=self.grid,
+            frames=self.frames[rows.cpu().numpy()],
+        )
+
+    def reseed(self, seeds: Sequence[int]) -> WorldState:
+        """Return the same worlds (buffers shared) with new noise generators, one seed per row: another future."""
+        return dataclasses.replace(self, generators=tuple(torch.Generator().manual_seed(int(seed)) for seed in seeds))
+
+    @torch.inference_mode()
+    def put(self, indices: Sequence[int], other: WorldState) -> WorldState:
+        """Return the state with the given rows replaced by the rows of ``other`` (written in place)."""
+        if len(indices) != other.batch_size or self.grid != other.grid:
+            raise UsageError(
+                "WorldState.put",
+                got=f"{other.batch_size} rows of grid {other.grid}",
+                allowed=f"{len(indices)} rows of grid {self.grid}",
+                fix="give one index per row, of the same model and frame size",
+            )
+        rows = torch.as_tensor(list(indices), dtype=torch.int64, device=self.times.device)
+        self.cache.keys[:, rows] = other.cache.keys
+        self.cache.values[:, rows] = other.cache.values
+        self.times[rows] = other.times
+        self.committed[rows] = other.committed
+        self.readout[rows] = other.readout
+        generators, frames = list(self.generators), self.frames.copy()
+        for position, index in enumerate(indices):
+            generators[index] = _copy_generator(other.generators[position])
+            frames[index] = other.frames[position]
+        return dataclasses.replace(self, generators=tuple(generators), frames=frames)
+
+    @classmethod
+    def join(cls, states: Sequence[WorldState]) -> WorldState:
+        """Return one batch of all rows of ``states``, copied."""
+        grids = {state.grid for state in states}
+        if len(grids) != 1:
+            raise UsageError(
+                "WorldState.join", got=f"grids {sorted(grids)}", allowed="states of one frame size", fix="join per size"
+            )
+        return cls(
+            cache=StreamCache(
+                keys=torch.cat([state.cache.keys for state in states], dim=1),
+                values=torch.cat([state.cache.values for state in states], dim=1),
+            ),
+            times=torch.cat([state.times for state in states]),
+            committed=torch.cat([state.committed for state in states]),
+            readout=torch.cat([state.readout for state in states]),
+            generators=tuple(_copy_generator(generator) for state in states for generator in state.generators),
+            grid=states[0].grid,
+            frames=np.concatenate([state.frames for state in states]),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as safetensors, under a temporary name first."""
+        target = Path(path)
+        tensors = {
+            "keys": self.cache.keys,
+            "values": self.cache.values,
+            "times": self.times,
+            "committed": self.committed,
+            "readout": self.readout,
+            "generators": torch.stack([generator.get_state() for generator in self.generators]),
+            "grid": torch.tensor(self.grid),
+            "frames": torch.from_numpy(self.frames),
+        }
+        temporary = target.with_name(target.name + ".tmp")
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+        temporary.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> WorldState:
+        """Read a state written by `save`; UsageError if the file is something else."""
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            generators = []
+            for saved in read["generators"].cpu():
+                generator = torch.Generator()
+                generator.set_state(saved)
+                generators.append(generator)
+            return cls(
+                cache=StreamCache(keys=read["keys"], values=read["values"]),
+                times=read["times"],
+                committed=read["committed"],
+                readout=read["readout"],
+                generators=tuple(generators),
+                grid=(int(read["grid"][0]), int(read["grid"][1])),
+                frames=read["frames"].cpu().numpy(),
+            )
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UsageError(
+                "world state file",
+                got=f"{path} ({error})",
+                allowed="a file written by WorldState.save",
+                fix="save again",
+            ) from error
+
+
+def _copy_generator(generator: torch.Generator) -> torch.Generator:
+    copy = torch.Generator()
+    copy.set_state(generator.get_state())
+    return copy

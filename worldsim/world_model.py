@@ -1,0 +1,95 @@
+"""WorldModel: a trained world with the two calls people use, `predict` and `rollout`. Knows no environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from worldsim import checkpoint as checkpoints
+from worldsim import rollout as rollouts
+from worldsim.config import ModelConfig, preset
+from worldsim.denoiser import Denoiser
+from worldsim.errors import UsageError
+from worldsim.precision import fast_dtype
+from worldsim.spec import WorldSpec
+
+
+class WorldModel:
+    """A world that has been learnt: what it is about (``spec``), and how to dream it (`predict`, `rollout`)."""
+
+    def __init__(self, checkpoint: checkpoints.Checkpoint, *, device: str = "cpu", dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self.denoiser: Denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(device)
+        self.denoiser.network.to(dtype)
+        self.num_steps = checkpoint.sampler_steps
+
+    @property
+    def spec(self) -> WorldSpec:
+        """The world this model was trained on."""
+        return self.checkpoint.world
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the network."""
+        return self.checkpoint.model
+
+    def rollout(self, num_steps: int | None = None) -> rollouts.Rollout:
+        """Return a streaming rollout with ``num_steps`` sampler steps a frame (None: the checkpoint's default)."""
+        return rollouts.Rollout(self.denoiser, self.num_steps if num_steps is None else num_steps)
+
+    def predict(
+        self,
+        context_frames: UInt8[np.ndarray, "b k1 h w 3"],
+        context_actions: Float32[np.ndarray, "b k a"],
+        actions: Float32[np.ndarray, "b t a"],
+        num_samples: int = 1,
+        seeds: Sequence[int] | None = None,
+    ) -> UInt8[np.ndarray, "b s t h w 3"]:
+        """Dream ``num_samples`` futures of every context under ``actions``.
+
+        ``context_frames`` holds one frame more than ``context_actions``. ``seeds`` (one per context, default
+        0, 1, ...) fix the noise: sample i of a context uses ``seed + 1_000_003 * i``. Returns uint8 frames
+        (contexts, samples, steps, height, width, 3).
+        """
+        count = len(context_frames)
+        if actions.shape[-1] != self.spec.action_dim:
+            raise UsageError(
+                "actions",
+                got=f"{actions.shape[-1]} dimensions",
+                allowed=f"{self.spec.action_dim}: {', '.join(self.spec.action_names)}",
+                fix="give one column per action of the recorded world",
+            )
+        bases = np.arange(count) if seeds is None else np.asarray(seeds)
+        samples = []
+        for sample in range(num_samples):
+            sample_seeds = [int(seed) + 1_000_003 * sample for seed in bases]
+            samples.append(rollouts.predict(self.rollout(), (context_frames, context_actions), actions, sample_seeds))
+        return np.stack(samples, axis=1)
+
+
+def load(name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype | None = None) -> WorldModel:
+    """Load a world model by embedded name (``arena-small``), checkpoint folder or training run folder.
+
+    ``dtype`` None takes bfloat16 where this device is faster with it. Raises UsageError for unknown names and for
+    truncated, foreign or mismatched files.
+    """
+    return WorldModel(checkpoints.load(name_or_path), device=device, dtype=dtype or fast_dtype(device))
+
+
+def untrained(spec: WorldSpec, name: str = "nano", seed: int = 0, dtype: torch.dtype = torch.float32) -> WorldModel:
+    """Return a world model with random weights, the floor under every trained one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser = checkpoints.build(preset(name), spec)
+    fresh = checkpoints.Checkpoint(
+        model=preset(name),
+        world=spec,
+        weights=denoiser.state_dict(),
+        sampler_steps=2,
+        training={"untrained": True, "seed": seed},
+    )
+    return WorldModel(fresh, dtype=dtype)
