@@ -33,7 +33,7 @@ class ModelConfig:
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
     """Most sampler steps the shortcut objective is trained for; the finest step size is its inverse."""
-    context_noise: float = 0.05
+    context_noise: float = 0.02
     """Noise (share of 1 in ``1 - level``) put on frames as they are committed to the cache."""
 
     def __post_init__(self) -> None:

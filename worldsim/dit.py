@@ -51,6 +51,7 @@ class FrameCondition(nn.Module):
         self.action = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.null_action = nn.Parameter(0.02 * torch.randn(width))
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        nn.init.normal_(self.step.weight, std=0.02)
 
     def forward(self, level: Tensor, step: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Embed ``level`` (...) in 0 (noise) .. 1 (clean), ``step`` (...) index, ``action`` (..., A) where ``known``.
@@ -107,7 +108,11 @@ class DetailStem(nn.Module):
 
 
 class DetailHead(nn.Module):
-    """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk."""
+    """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
+
+    Every pixel is a blend of the previous context frame and of a new value, by a gate that is estimated too: what does
+    not move stays sharp. Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -117,16 +122,17 @@ class DetailHead(nn.Module):
         self.blocks = nn.ModuleList(
             ConvBlock(config.stem_channels, config.cond_width) for _ in range(config.head_blocks)
         )
-        self.out = nn.Linear(config.stem_channels, 3 * self.cell**2)
+        self.out = nn.Linear(config.stem_channels, 4 * self.cell**2)
         nn.init.normal_(self.out.weight, std=0.02)
 
-    def forward(self, tokens_FRCD: Tensor, cells_FhwE: Tensor, cond_FC: Tensor) -> Tensor:
-        """Return the clean frame estimate (F, H, W, 3)."""
+    def forward(self, tokens_FRCD: Tensor, cells_FhwE: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the clean frame estimate (F, H, W, 3) in float32."""
         coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
         cells = self.join(torch.cat([coarse, cells_FhwE], dim=-1))
         for block in self.blocks:
             cells = block(cells, cond_FC)
-        return depth_to_space(self.out(normalise(cells)), self.cell)
+        new, gate = depth_to_space(self.out(cells), self.cell).float().split([3, 1], dim=-1)
+        return torch.lerp(new, previous_FHWc.float(), gate.sigmoid())
 
 
 class Block(nn.Module):
@@ -221,8 +227,8 @@ class DiT(nn.Module):
             x = _trunk_block(block, x, cond, phases, self.config.window)
         x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)
-        estimate = self.head(x_noisy, cells_noisy, noisy_cond_BTC.flatten(0, 1))
-        return estimate.view(noisy_BTHWc.shape).float(), self.readouts(x[:, 0])
+        estimate = self.head(x_noisy, cells_noisy, clean_BTHWc.flatten(0, 1), noisy_cond_BTC.flatten(0, 1))
+        return estimate.view(noisy_BTHWc.shape), self.readouts(x[:, 0])
 
 
 def _trunk_block(block: Block, x: Tensor, cond: Tensor, phases: tuple[Tensor, Tensor], window: int) -> Tensor:

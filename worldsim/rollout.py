@@ -187,7 +187,7 @@ class FrameStream:
     def estimate(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
         """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the frame committed last."""
         tokens, cells = self._run(frame, previous, at)
-        return self.network.head(tokens.unflatten(1, self.grid), cells, self.conds[at]).float()
+        return self.network.head(tokens.unflatten(1, self.grid), cells, previous, self.conds[at])
 
     def commit(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
         """Leave the frame's keys and values in the cache for good and return its raw readout rows (B, R)."""

@@ -166,7 +166,7 @@ class WorldState:
             generators = []
             for saved in read["generators"].cpu():
                 generator = torch.Generator()
-                generator.set_state(saved)
+                generator.set_state(saved.clone())
                 generators.append(generator)
             return cls(
                 cache=StreamCache(keys=read["keys"], values=read["values"]),

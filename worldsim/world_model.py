@@ -27,6 +27,10 @@ class WorldModel:
         self.denoiser.network.to(dtype)
         self.num_steps = checkpoint.sampler_steps
 
+    def __deepcopy__(self, memo: dict[int, object]) -> WorldModel:
+        """Return the model itself: its weights never change, and Gymnasium deep-copies the arguments of environments."""
+        return self
+
     @property
     def spec(self) -> WorldSpec:
         """The world this model was trained on."""

@@ -1,0 +1,300 @@
+"""Streaming imagination: the cached stream is the training network, frame by frame, for as long as one likes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.checkpoint import Checkpoint, build
+from worldsim.config import ModelConfig
+from worldsim.denoiser import CONTEXT_STEP, Draws, step_index, to_uint8
+from worldsim.episode import Readout
+from worldsim.errors import UsageError
+from worldsim.rollout import FrameStream, Rollout
+from worldsim.spec import WorldSpec
+from worldsim.state import WorldState
+from worldsim.world_model import WorldModel
+
+HEIGHT, WIDTH, ACTIONS = 16, 24, 2
+CONFIG = ModelConfig(
+    width=32, depth=2, heads=2, patch=8, stem_channels=8, head_blocks=1, cond_width=16, window=4, max_steps=4
+)
+WORLD = WorldSpec(
+    env_id="none/None-v0",
+    frame_shape=(HEIGHT, WIDTH, 3),
+    action_names=("right", "up"),
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+    frame_rate_hz=10.0,
+    context_steps=2,
+    readouts=(Readout(name="state", names=("x", "y", "z"), units=("m", "m", "m")),),
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = build(CONFIG, WORLD)
+        for name, parameter in denoiser.named_parameters():
+            if any(part in name for part in ("modulation", "out.weight", "action", "gain")):
+                parameter.data.mul_(3 if "gain" in name else 8)
+    made = Checkpoint(model=CONFIG, world=WORLD, weights=denoiser.state_dict(), sampler_steps=2)
+    return WorldModel(made, dtype=torch.float32)
+
+
+def frames_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 256, (*shape, HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def actions_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32)
+
+
+def begin(rollout: Rollout, seeds: list[int], context_steps: int = 2) -> WorldState:
+    """Start one world per seed; a world's context depends on its seed alone."""
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    frames = np.stack([frames_of(rng, context_steps + 1) for rng in rngs])
+    actions = np.stack([actions_of(rng, context_steps) for rng in rngs])
+    return rollout.start(frames, actions, np.asarray(seeds, dtype=np.int64))
+
+
+def dream(rollout: Rollout, state: WorldState, num_steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Step all rows with the same scripted actions; return frames (b, t, h, w, 3) and states (b, t, 3)."""
+    frames, states = [], []
+    for action in actions_of(np.random.default_rng(seed), num_steps):
+        out = rollout.step(state, np.repeat(action[None], state.batch_size, axis=0))
+        state = out.state
+        frames.append(out.frames)
+        states.append(out.readouts["state"])
+    return np.stack(frames, axis=1), np.stack(states, axis=1)
+
+
+@pytest.mark.parametrize(("context_steps", "num_steps", "level"), [(0, 1, 0.0), (2, 4, 0.0), (9, 4, 0.75)])
+@torch.inference_mode()
+def test_the_cached_stream_is_the_full_history_pass(
+    model: WorldModel, context_steps: int, num_steps: int, level: float
+) -> None:
+    """Every streamed estimate and readout equals the training pass over the whole clip, long after the window slid."""
+    rollout, network = model.rollout(1), model.denoiser.network
+    rng = np.random.default_rng(1)
+    count = 20
+    actions, context = actions_of(rng, count), frames_of(rng, 1, context_steps + 1)
+    noisy = torch.from_numpy(rng.standard_normal((count, HEIGHT, WIDTH, 3)).astype(np.float32))
+    at = (level, int(step_index(num_steps)))
+    state = rollout.start(context, actions[None, :context_steps], np.asarray([5]))
+    # one frame at a time, dreaming freely; `committed` is what the network was shown
+    shown, estimates, rows = [state.committed.clone()], [], [state.readout.clone()]
+    for t in range(context_steps, count):
+        action = torch.from_numpy(actions[None, t])
+        stream = FrameStream(network, state.fork(), action, [at])
+        estimates.append(stream.estimate(noisy[None, t], state.committed, at))
+        state = rollout.step(state, actions[None, t]).state
+        shown.append(state.committed.clone())
+        rows.append(state.readout.clone())
+
+    prefix = _as_committed(rollout, context, seed=5)
+    clean = torch.cat([prefix[:, :-1], torch.cat(shown)[None]], dim=1)  # (1, count + 1, H, W, 3)
+    draws = Draws(
+        context_noise=torch.empty(0),
+        noise=torch.empty(0),
+        context_level=torch.full((1, count), 1 - rollout.context_noise),
+        level=torch.full((1, count), level),
+        known=torch.ones(1, dtype=torch.bool),
+        num_steps=torch.tensor([num_steps]),
+    )
+    conds = model.denoiser.conditions(torch.from_numpy(actions)[None], draws.known, draws)
+    full, readouts = model.denoiser.estimate(clean[:, :-1], noisy[None], conds)
+
+    torch.testing.assert_close(torch.cat(estimates), full[0, context_steps:], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(rows[:-1]), readouts[0, context_steps:], atol=2e-5, rtol=1e-4)
+
+
+def _as_committed(rollout: Rollout, context: np.ndarray, seed: int) -> torch.Tensor:
+    """Return the context frames (1, k+1, H, W, 3) as the rollout commits them: with noise drawn frame by frame."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.from_numpy(context).float() / 127.5 - 1
+    noise = torch.stack([torch.randn(unit.shape[2:], generator=generator) for _ in range(unit.shape[1])])
+    return (1 - rollout.context_noise) * unit + rollout.context_noise * noise
+
+
+@torch.inference_mode()
+def test_a_step_is_the_sampler_over_the_stream(model: WorldModel) -> None:
+    """A dreamt frame is the Euler integral of the streamed estimates from the noise that the state draws next."""
+    rollout = model.rollout(2)
+    state = begin(rollout, [3])
+    action = np.asarray([[0.3, -0.8]], dtype=np.float32)
+    index = int(step_index(2))
+    stream = FrameStream(model.denoiser.network, state.fork(), torch.from_numpy(action), [(0.0, index), (0.5, index)])
+    noise = state.fork().draw((HEIGHT, WIDTH, 3))
+    half = noise + (stream.estimate(noise, state.committed, (0.0, index)) - noise) / 2
+    wanted = stream.estimate(half, state.committed, (0.5, index))
+    got = rollout.step(state, action).frames
+    assert np.abs(got.astype(int) - to_uint8(wanted).numpy()).max() <= 1
+
+
+@torch.inference_mode()
+def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> None:
+    """Two streams of the same frames, 20,002 frames apart, give the same estimates once older frames are forgotten."""
+    network, rng = model.denoiser.network, np.random.default_rng(2)
+    near = begin(model.rollout(1), [0], context_steps=9)
+    far = near.fork()
+    far.times.add_(20_002)
+    noise = torch.from_numpy(rng.standard_normal((1, HEIGHT, WIDTH, 3)).astype(np.float32))
+    ask, keep = (0.25, int(step_index(4))), (0.95, CONTEXT_STEP)
+    memory = CONFIG.depth * (CONFIG.window - 1)
+    for t in range(memory + 4):
+        frame = torch.from_numpy(rng.uniform(-1, 1, (1, HEIGHT, WIDTH, 3)).astype(np.float32))
+        action = torch.from_numpy(actions_of(rng, 1))
+        answers = []
+        for state in (near, far):
+            stream = FrameStream(network, state, action, [ask, keep])
+            answers.append(stream.estimate(noise, state.committed, ask))
+            state.readout.copy_(stream.commit(frame, state.committed, keep))
+            state.committed.copy_(frame)
+            state.times.add_(1)
+        if t > memory:
+            torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
+            torch.testing.assert_close(near.readout, far.readout, atol=1e-5, rtol=0)
+
+
+def test_batch_mates_never_change_an_episode(model: WorldModel) -> None:
+    """A row is equal to the bit whatever its mates, for the same batch size and place; another place only rounds."""
+    rollout = model.rollout()
+    frames, states = dream(rollout, begin(rollout, [1, 2, 3]), 8)
+    again, states_again = dream(rollout, begin(rollout, [1, 8, 2]), 8)
+    np.testing.assert_array_equal(frames[0], again[0])
+    np.testing.assert_array_equal(states[0], states_again[0])
+    assert (frames[1] != again[1]).any(), "other seeds dream other worlds"
+    assert np.abs(frames[1].astype(int) - again[2]).max() <= 2
+    np.testing.assert_allclose(states[1], states_again[2], atol=2e-2)
+
+
+def test_batch_size_changes_an_episode_by_rounding_only(model: WorldModel) -> None:
+    """A start is equal to the bit in any batch; steps in batches of another size differ by rounding only."""
+    rollout = model.rollout()
+    alone, together = begin(rollout, [1]), begin(rollout, [4, 1])
+    assert torch.equal(alone.cache.keys[:, 0], together.cache.keys[:, 1])
+    assert torch.equal(alone.readout[0], together.readout[1])
+    frames, states = dream(rollout, alone, 6)
+    both, both_states = dream(rollout, together, 6)
+    assert np.abs(frames[0].astype(int) - both[1]).max() <= 2
+    np.testing.assert_allclose(states[0], both_states[1], atol=2e-2)
+
+
+def test_a_fork_dreams_the_same_and_leaves_the_original_alone(model: WorldModel) -> None:
+    """A fork has the same future, noise included, and stepping it does not change the world it was forked from."""
+    rollout = model.rollout()
+    state = begin(rollout, [1, 2])
+    fork = state.fork()
+    ahead = dream(rollout, fork, 6)
+    np.testing.assert_array_equal(state.times.numpy(), [3, 3])
+    behind = dream(rollout, state, 6)
+    np.testing.assert_array_equal(ahead[0], behind[0])
+    np.testing.assert_array_equal(ahead[1], behind[1])
+
+
+def test_new_seeds_give_another_future_of_the_same_world(model: WorldModel) -> None:
+    """Reseeding changes what is dreamt next, the same way for the same seeds."""
+    rollout = model.rollout()
+    state = begin(rollout, [1, 2])
+    own, _ = dream(rollout, state.fork(), 2)
+    other, _ = dream(rollout, state.fork().reseed([7, 8]), 2)
+    same, _ = dream(rollout, state.fork().reseed([7, 8]), 2)
+    assert (own != other).any()
+    np.testing.assert_array_equal(other, same)
+
+
+def test_a_saved_state_goes_on_as_if_never_saved(model: WorldModel, tmp_path: Path) -> None:
+    """Saving and loading a world changes nothing of its present or future."""
+    rollout = model.rollout()
+    state = begin(rollout, [1, 2])
+    dream(rollout, state, 3)
+    state.save(tmp_path / "world.safetensors")
+    loaded = WorldState.load(tmp_path / "world.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["world.safetensors"]
+    np.testing.assert_array_equal(loaded.frames, state.frames)
+    assert rollout.read(loaded)["state"].tolist() == rollout.read(state)["state"].tolist()
+    for mine, theirs in zip(dream(rollout, state, 6), dream(rollout, loaded, 6), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_broken_state_file_is_refused(model: WorldModel, tmp_path: Path) -> None:
+    """A truncated or foreign file raises a UsageError that names it."""
+    path = tmp_path / "world.safetensors"
+    begin(model.rollout(), [1]).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="world state file"):
+        WorldState.load(path)
+    with pytest.raises(UsageError, match="world state file"):
+        WorldState.load(tmp_path / "missing.safetensors")
+
+
+def test_rows_can_be_split_joined_and_exchanged(model: WorldModel) -> None:
+    """join undoes select, put writes exactly the named rows, and all of them are copies."""
+    rollout = model.rollout()
+    state = begin(rollout, [1, 2, 3])
+    expected, _ = dream(rollout, state.fork(), 3)
+    joined = WorldState.join([state.select([row]) for row in range(3)])
+    np.testing.assert_array_equal(dream(rollout, joined, 3)[0], expected)
+    swapped = state.fork().put([0, 2], state.select([2, 0]))
+    for row, origin in enumerate([2, 1, 0]):
+        assert_same_world(swapped.select([row]), state.select([origin]))
+    for row, origin in enumerate([1, 1, 0]):
+        assert_same_world(state.select([1, 1, 0]).select([row]), state.select([origin]))
+    np.testing.assert_array_equal(dream(rollout, state, 3)[0], expected)
+
+
+def assert_same_world(one: WorldState, other: WorldState) -> None:
+    """Assert that two states are equal in everything they hold, the next noise included."""
+    for name in ("times", "committed", "readout"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert torch.equal(one.cache.keys, other.cache.keys)
+    assert torch.equal(one.cache.values, other.cache.values)
+    np.testing.assert_array_equal(one.frames, other.frames)
+    assert torch.equal(one.fork().draw((3,)), other.fork().draw((3,)))
+
+
+def test_unfit_rows_are_refused(model: WorldModel) -> None:
+    """put wants one row per index; a state of another network is named as such."""
+    rollout = model.rollout()
+    state = begin(rollout, [1, 2])
+    with pytest.raises(UsageError, match=r"WorldState\.put"):
+        state.put([0], state.fork())
+    other = WorldState.empty(
+        config=ModelConfig(width=32, depth=1, heads=2, patch=8, window=4),
+        grid=(2, 3),
+        readout_dim=5,
+        seeds=[0],
+        device="cpu",
+        dtype=torch.float32,
+    )
+    with pytest.raises(UsageError, match="world state"):
+        rollout.check_state(other)
+    rollout.check_state(state)
+
+
+@pytest.mark.parametrize("num_steps", [0, 3, 8, -1])
+def test_untrained_step_counts_are_refused(model: WorldModel, num_steps: int) -> None:
+    """Only the powers of two up to the trained maximum sample; the error lists them."""
+    with pytest.raises(UsageError, match="1, 2, 4"):
+        model.rollout(num_steps)
+
+
+def test_bad_contexts_and_actions_are_refused(model: WorldModel) -> None:
+    """Wrong dtype, wrong count, wrong size, NaN: each raises a UsageError naming it."""
+    rollout, rng = model.rollout(), np.random.default_rng(0)
+    frames, actions, seeds = frames_of(rng, 1, 3), actions_of(rng, 1, 2), np.asarray([0])
+    with pytest.raises(UsageError, match="one frame more than actions"):
+        rollout.start(frames, actions_of(rng, 1, 3), seeds)
+    with pytest.raises(UsageError, match="multiples of 8"):
+        rollout.start(frames[:, :, :13], actions, seeds)
+    with pytest.raises(UsageError, match="context actions"):
+        rollout.start(frames, actions * np.float32("nan"), seeds)
+    state = rollout.start(frames, actions, seeds)
+    with pytest.raises(UsageError, match="NaN"):
+        rollout.step(state, np.full((1, ACTIONS), np.nan, dtype=np.float32))
