@@ -79,6 +79,7 @@ def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], *, card: str, d
             for name, tensor in checkpoint.weights.items()
         }
         save_file(tensors, temporary / WEIGHTS)
+        (temporary / WEIGHTS).chmod(0o644)  # the writer leaves it private
         settings = {
             "format": FORMAT,
             "architecture": "dit",

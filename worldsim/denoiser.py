@@ -23,6 +23,10 @@ CONTEXT_STEP = 0
 """Step-size index that marks a frame as committed context."""
 
 
+NEAR_PIXELS = 4
+"""How far from a coloured pixel of the frame before the loss still weighs more: about a body's way in one step."""
+
+
 def step_index(num_steps: int | Tensor) -> int | Tensor:
     """Return the index by which the network knows a sampler of ``num_steps`` (1, 2, 4, ...) steps."""
     if isinstance(num_steps, Tensor):
@@ -50,14 +54,19 @@ def to_uint8(frames: Tensor) -> Tensor:
 class LossConfig:
     """What the training loss weighs. Every field is saved with the run."""
 
-    chroma_weight: float = 6.0
-    """Extra weight of a pixel per unit of its chroma (max - min over RGB in 0 .. 1): small coloured bodies fade first."""
+    chroma_weight: float = 3.0
+    """Extra weight per unit of chroma (max - min over RGB, 0 .. 1) near where the frame *before* is coloured.
+
+    Small coloured bodies fade first. The weight must not look at the target itself: that would make the best estimate
+    of an uncertain pixel lean towards colour, and dreamed bodies grow without end."""
     ramp: float = 0.5
     """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
     start_share: float = 0.25
     """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
-    context_noise_max: float = 0.15
-    """Context frames are trained with noise drawn uniformly from 0 to this."""
+    context_noise_max: float = 0.2
+    """Context frames are trained with noise drawn uniformly from 0 to this, ..."""
+    context_clean_share: float = 0.3
+    """... but for this share of the clips, whose context carries none."""
     action_dropout: float = 0.1
     """Share of clips whose actions are hidden behind the null embedding."""
     readout_weight: float = 0.1
@@ -135,10 +144,11 @@ def draw(
     uniform = torch.rand(b, t, generator=generator)
     level = (uniform * steps[:, None]).floor() / steps[:, None]
     level = torch.where(torch.rand(b, t, generator=generator) < loss.start_share, torch.zeros_like(level), level)
+    noisy = torch.rand(b, 1, generator=generator) >= loss.context_clean_share
     return Draws(
         context_noise=torch.randn(shape, generator=generator),
         noise=torch.randn(shape, generator=generator),
-        context_level=1 - loss.context_noise_max * torch.rand(b, t, generator=generator),
+        context_level=1 - loss.context_noise_max * noisy * torch.rand(b, t, generator=generator),
         level=level,
         known=torch.rand(b, generator=generator) >= loss.action_dropout,
         num_steps=steps,
@@ -224,7 +234,7 @@ class Denoiser(nn.Module):
         conds = self.conditions(clip.actions, draws.known, draws)
         estimate, raw = self.estimate(clean, noisy, conds)
 
-        weight = self.pixel_weight(target, config) * self.level_weight(draws.level, config)
+        weight = self.pixel_weight(frames[:, :-1], config) * self.level_weight(draws.level, config)
         finest = draws.num_steps == self.network.config.max_steps
         if not bool(finest.all()):
             rows = (~finest).nonzero()[:, 0]
@@ -236,10 +246,11 @@ class Denoiser(nn.Module):
         return {**terms, "loss": terms["image"] + config.readout_weight * extra}
 
     @staticmethod
-    def pixel_weight(target: Tensor, config: LossConfig) -> Tensor:
-        """Weight (B, T, H, W, 1) of each pixel, 1 on average over the clip."""
-        chroma = (target.amax(-1, keepdim=True) - target.amin(-1, keepdim=True)) / 2
-        weight = 1 + config.chroma_weight * chroma
+    def pixel_weight(before: Tensor, config: LossConfig) -> Tensor:
+        """Weight (B, T, H, W, 1) of each target pixel from the frame before it, 1 on average over the clip."""
+        chroma = (before.amax(-1) - before.amin(-1)) / 2
+        near = F.max_pool2d(chroma, 2 * NEAR_PIXELS + 1, stride=1, padding=NEAR_PIXELS)
+        weight = 1 + config.chroma_weight * near[..., None]
         return weight / weight.mean()
 
     @staticmethod

@@ -54,9 +54,9 @@ class TrainConfig:
     """Share of clips trained for fewer sampler steps, once the shortcut objective has begun."""
     shortcut_start: float = 0.5
     """Share of the run after which the shortcut objective begins."""
-    self_context_share: float = 0.3
+    self_context_share: float = 0.4
     """Share of clips shown the model's own estimates as context, once that has begun."""
-    self_context_start: float = 0.3
+    self_context_start: float = 0.1
     """Share of the run after which models see their own estimates."""
     validate_minutes: float = 5.0
     save_minutes: float = 2.0
@@ -287,13 +287,18 @@ class _Run:
         held_out = ValidationSet.choose(self.dataset.cache("val"), self.dataset.spec.context_steps, steps, 24)
         denoiser = self.checkpoint(total).denoiser().eval().requires_grad_(False).to(self.accelerator.device)
         denoiser.network.to(fast_dtype(self.accelerator.device))
-        result = validate(Rollout(denoiser, min(self.config.sampler_steps, self.model.max_steps)), held_out)
+        result = validate(Rollout(denoiser, self.sampler_steps(total)), held_out)
         self.scores = result.scores
         if self.accelerator.is_main_process:
             self.accelerator.log({f"val/{name}": value for name, value in result.scores.items()}, step=self.step)
             save_strips(self.out / "strips" / f"step_{self.step:06d}.png", held_out, result.dream)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
         return f"step {self.step} of {total}, {self.seconds / 60:.1f} min: {shown}"
+
+    def sampler_steps(self, total: int) -> int:
+        """Return the sampler steps to dream with: the finest until the shortcut objective has taught fewer."""
+        taught = self.config.shortcut_share > 0 and self.step / total > self.config.shortcut_start
+        return min(self.config.sampler_steps, self.model.max_steps) if taught else self.model.max_steps
 
     def checkpoint(self, total: int) -> checkpoints.Checkpoint:
         """Return the averaged weights with their training record."""
@@ -313,7 +318,7 @@ class _Run:
             model=self.model,
             world=self.dataset.spec,
             weights=self.average.module.state_dict(),
-            sampler_steps=min(self.config.sampler_steps, self.model.max_steps),
+            sampler_steps=self.sampler_steps(total),
             dataset=dataset,
             training=record,
         )
