@@ -1,0 +1,149 @@
+"""Record: many episodes of an environment, in parallel processes, into a folder that a killed run can be resumed in.
+
+Every shard is a pure function of the settings, so a resumed recording equals one that was never interrupted. Knows
+nothing of how an episode is made (`worldsim.envs.collect`) or laid out on disk (`worldsim.storage`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import joblib
+from tqdm import tqdm
+
+from worldsim.envs.adapt import make_environment
+from worldsim.envs.behaviours import BEHAVIOURS_VERSION
+from worldsim.envs.collect import collect, recorded_spec
+from worldsim.errors import UsageError
+from worldsim.storage import RecordingHeader, build_index, shard_is_whole, write_atomically, write_shard
+
+RESULTS_NAME = "results.json"
+
+
+def record(
+    env_id: str,
+    *,
+    out: str | Path,
+    episodes: int,
+    steps: int = 64,
+    seed: int = 0,
+    workers: int | None = None,
+    episodes_per_shard: int = 50,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Record ``episodes`` episodes of ``env_id`` into the folder ``out`` and return what was measured.
+
+    Args:
+        env_id: a Gymnasium id; "worldsim/Arena-v0" is driven by scripted behaviours, anything else by random actions.
+        out: the folder; whole shards of the same recording in it are kept, so running again resumes or extends.
+        episodes: number of episodes in the finished recording.
+        steps: actions of an episode, the Arena's lead-in included.
+        seed: of the recording; episode i is a pure function of (seed, i).
+        workers: processes, each with one renderer; default one per core.
+        episodes_per_shard: what a kill can cost, per worker.
+        env_kwargs: arguments of the environment.
+
+    Returns:
+        What is also written to ``results.json``: frames per second, seconds, frames, machine.
+
+    Raises:
+        UsageError: for an environment without RGB frames or flat actions, numbers out of range, a folder that holds
+            another recording, or a full disk.
+
+    """
+    _check_counts(episodes=episodes, steps=steps, episodes_per_shard=episodes_per_shard)
+    folder, kwargs = Path(out), dict(env_kwargs or {})
+    env = make_environment(env_id, kwargs)
+    try:
+        spec = recorded_spec(env, env_id, kwargs)
+    finally:
+        env.close()
+    if steps <= spec.context_steps:
+        fix = "ask for longer episodes"
+        raise UsageError("steps", got=steps, allowed=f"more than the lead-in's {spec.context_steps}", fix=fix)
+    details = {"env_kwargs": kwargs, "steps": steps, "behaviours": BEHAVIOURS_VERSION}
+    header = RecordingHeader(spec=spec, seed=seed, details=details)
+    shards = [
+        range(first, min(first + episodes_per_shard, episodes)) for first in range(0, episodes, episodes_per_shard)
+    ]
+    missing = {k: ids for k, ids in enumerate(shards) if not shard_is_whole(folder, k, header, ids)}
+    workers = workers or joblib.cpu_count()
+    started = time.perf_counter()
+    frames = _record_shards(folder, header, missing, workers)
+    seconds = time.perf_counter() - started
+    records = build_index(folder)
+    results = {
+        "command": "record",
+        "environment": env_id,
+        "episodes": len(records),
+        "frames": sum(r.num_steps + 1 for r in records),
+        "frames_recorded_now": frames,
+        "seconds": round(seconds, 3),
+        "frames_per_second": round(frames / seconds, 1) if frames else None,
+        "workers": workers,
+        "machine": _machine(),
+    }
+    if frames or not (folder / RESULTS_NAME).exists():
+        write_atomically(folder / RESULTS_NAME, (json.dumps(results, indent=2) + "\n").encode())
+    return results
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(name, got=count, allowed="a whole number, at least 1", fix=f"give {name} a larger value")
+
+
+def _record_shards(folder: Path, header: RecordingHeader, missing: Mapping[int, Sequence[int]], workers: int) -> int:
+    """Record the missing shards in ``workers`` processes and return the number of frames; shows frames per second."""
+    tasks = [joblib.delayed(_record_shard)(folder, header, shard, ids) for shard, ids in missing.items()]
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    finished = cast(Iterator[tuple[int, int]], parallel(tasks))
+    episodes = sum(len(ids) for ids in missing.values())
+    frames, started = 0, time.perf_counter()
+    with tqdm(total=episodes, desc="recording", unit="episode", disable=not missing) as bar:
+        for shard_episodes, shard_frames in finished:
+            frames += shard_frames
+            bar.update(shard_episodes)
+            bar.set_postfix_str(f"{frames / (time.perf_counter() - started):.0f} frames/s")
+    return frames
+
+
+def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequence[int]) -> tuple[int, int]:
+    """Record one shard in this process and return its numbers of episodes and frames."""
+    spec = header.spec
+    env = make_environment(spec.env_id, header.details["env_kwargs"])
+    try:
+        steps = header.details["steps"]
+        episodes = {i: collect(env, seed=header.seed, episode_id=i, steps=steps) for i in ids}
+    finally:
+        env.close()
+    write_shard(folder, shard, header, episodes)
+    return len(episodes), sum(len(episode.frames) for episode in episodes.values())
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the measured speed depends on."""
+    import mujoco
+
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "opengl": os.environ.get("MUJOCO_GL", "default"),
+        "python": platform.python_version(),
+        "mujoco": mujoco.__version__,
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
