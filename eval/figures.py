@@ -1,0 +1,125 @@
+"""Pictures for pages: animated clips and error curves as self-contained text. Knows no model and no world.
+
+Curves are SVG whose colours are CSS variables of the page (``--dream``, ``--copy-last``, ``--rule``, current text colour),
+so that one picture suits light and dark.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+_TEXT, _RULE = "#010101", "#010102"
+_COLOURS = {"dream": "#010103", "copy_last": "#010104", "action": "#010105"}
+_CSS = {
+    _TEXT: "currentColor",
+    _RULE: "var(--rule)",
+    **{stand_in: f"var(--{name.replace('_', '-')})" for name, stand_in in _COLOURS.items()},
+}
+
+
+def side_by_side(
+    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], gap: int = 2, grey: int = 128
+) -> UInt8[np.ndarray, "t h w2 3"]:
+    """Put clips of equal size next to one another, ``gap`` grey pixels between them."""
+    t, h, _, _ = clips[0].shape
+    bar = np.full((t, h, gap, 3), grey, dtype=np.uint8)
+    parts = [part for clip in clips for part in (bar, clip)][1:]
+    return np.concatenate(parts, axis=2)
+
+
+def webp(frames: UInt8[np.ndarray, "t h w 3"], frame_ms: int, last_ms: int = 1000) -> bytes:
+    """Return an endless animated WebP (lossless, pixel for pixel) that rests ``last_ms`` on its last frame."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    durations = [frame_ms] * (len(pictures) - 1) + [last_ms]
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, lossless=True, method=4
+    )
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return content as a data URI, for pages that need no other file."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def error_curves(
+    curves: Mapping[str, Float[np.ndarray, " t"]],
+    actions: Float32[np.ndarray, "t a"],
+    action_names: Sequence[str],
+    *,
+    frame_rate_hz: float,
+    name: str,
+) -> str:
+    """Draw errors over time (keys "dream" and "copy_last") above lanes of the actions in use; return one SVG element.
+
+    ``name`` keeps the ids of several drawings on one page apart. NaN leaves a hole: nothing moves there.
+    """
+    used = [index for index in range(actions.shape[1]) if np.any(actions[:, index])]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(4.6, 2.2 + 0.28 * len(used)))
+        figure.patch.set_visible(False)
+        ratios = [1.9, 0.28 * len(used)] if used else [1.9]
+        axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+        seconds = np.arange(1, len(actions) + 1) / frame_rate_hz
+        for key, curve in curves.items():
+            axes[0].plot(seconds, curve, color=_COLOURS[key], linewidth=1.6)
+        axes[0].set_ylim(0, None)
+        axes[0].set_ylabel("error")
+        axes[0].grid(color=_RULE, linewidth=0.6)
+        if used:
+            _lanes(axes[1], actions[:, used], [action_names[index] for index in used], frame_rate_hz)
+        axes[-1].set_xlabel("seconds dreamt")
+        axes[-1].set_xlim(0, len(actions) / frame_rate_hz)
+        for ax in axes:
+            _plain(ax)
+        figure.subplots_adjust(left=0.25, right=0.985, top=0.97, bottom=0.5 / figure.get_figheight(), hspace=0.1)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return _for_page(buffer.getvalue(), name)
+
+
+def _lanes(ax: Axes, actions: np.ndarray, names: Sequence[str], frame_rate_hz: float) -> None:
+    """Draw one lane per action: how hard it is used, up for positive and down for negative."""
+    edges = np.arange(len(actions) + 1) / frame_rate_hz
+    for lane, column in enumerate(actions.T):
+        ax.stairs(-lane + 0.45 * column, edges, baseline=-lane, fill=True, color=_COLOURS["action"])
+    ax.set_yticks([-lane for lane in range(len(names))], [name.replace("_", " ") for name in names])
+    ax.set_ylim(-len(names) + 0.45, 0.55)
+
+
+def _plain(ax: Axes) -> None:
+    """Take away box and ticks, and paint what is left in the page's colours."""
+    ax.patch.set_visible(False)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_RULE)
+    ax.tick_params(length=0, labelcolor=_TEXT)
+    for text in (ax.xaxis.label, ax.yaxis.label):
+        text.set_color(_TEXT)
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Return only the svg element, scalable, with ids of its own and the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"font: ([0-9.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", svg)
+    for stand_in, colour in _CSS.items():
+        svg = svg.replace(stand_in, colour)
+    return svg

@@ -1,0 +1,280 @@
+"""The quality report of a checkpoint: how far its dreams are from the true world, on scenes it has never seen.
+
+Three questions, each with 95 % intervals over scenes and the trivial answers beside it: is it right about what moves
+(and righter than copying, than the mean frame, than itself with wrong actions); does every action dimension do what it
+does in truth; and what is left after hundreds of frames. Writes ``results.json``, ``report.md`` and film strips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+from jaxtyping import Float64, UInt8
+from tqdm import tqdm
+
+from worldsim.errors import UsageError
+from worldsim.eval.gaps import ActionGap, action_gap, gap_scripts
+from worldsim.eval.longrun import LongRun, long_run
+from worldsim.eval.pixels import (
+    PixelErrors,
+    constant_frame,
+    copy_last,
+    derangement,
+    mean_frame,
+    pixel_errors,
+)
+from worldsim.eval.quality_report import Claim, markdown
+from worldsim.eval.statistics import Estimate, estimate, margin, ratio
+from worldsim.eval.strips import film_strip, save_strip
+from worldsim.eval.trials import (
+    QUALITY_SEED,
+    Script,
+    Truth,
+    dream,
+    make_arena,
+    recorded_scripts,
+    rollout_of,
+    simulate,
+    stack_actions,
+    swap_column,
+)
+from worldsim.metrics import moving_pixels
+from worldsim.provenance import provenance, write_json
+from worldsim.rollout import Rollout
+from worldsim.spec import WorldSpec
+from worldsim.world_model import WorldModel, load
+
+HORIZONS = (1, 8, 32)
+"""Frames after the context at which the error on moving pixels is reported."""
+STRIP_TIMES = (1, 2, 4, 8, 16, 32, 100)
+LATE_FRAMES = 5
+"""So many last frames are judged at the end of a long run."""
+BASELINES = ("copy_last", "mean_frame", "shuffled_actions")
+_T = TypeVar("_T")
+MEAN_FRAME_SEED = 3_000_000
+MEAN_FRAME_SCENES = 64
+
+
+def quality(
+    checkpoint: str | os.PathLike[str] | WorldModel,
+    out: str | os.PathLike[str] = "runs/quality",
+    scenes: int = 64,
+    *,
+    long_frames: int = 500,
+    num_steps: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    mean: UInt8[np.ndarray, "h w 3"] | None = None,
+) -> dict[str, Any]:
+    """Measure a checkpoint on held-out Arena scenes and write the report into the folder ``out``.
+
+    Args:
+        checkpoint: an embedded name, a checkpoint folder, a training run's folder or a model; its world is the Arena.
+        out: folder for ``results.json``, ``report.md`` and ``strip_*.png``; files of these names are replaced.
+        scenes: number of scenes of every measurement, at least 2.
+        long_frames: length of the long dreams.
+        num_steps: sampler steps of a frame; None for the checkpoint's default.
+        workers: processes for the true world; None for one per core.
+        device: where the model runs.
+        mean: mean frame of the training data; None: of scenes drawn and driven as recordings are, at other seeds.
+
+    Returns what is written to ``results.json``; UsageError for too few scenes or frames, or another world.
+
+    """
+    started = time.perf_counter()
+    least = max(HORIZONS) + LATE_FRAMES
+    if scenes < 2:
+        raise UsageError("scenes", got=scenes, allowed="2 or more", fix="actions are shuffled between scenes")
+    if long_frames < least:
+        raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
+    model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
+    dimensions = range(model.spec.action_dim)
+    with tqdm(total=5 + len(dimensions), desc="quality", unit="part") as bar:
+        lab = _Lab(rollout_of(model, num_steps), model.spec, (scenes, long_frames), workers or joblib.cpu_count())
+        bar.update()
+        gaps = [_counted(bar, lab.gap(dimension)) for dimension in dimensions]
+        moving = _counted(bar, lab.moving(lab.mean_frame() if mean is None else mean))
+        long = {"scripted": _counted(bar, lab.late_scripted()), "null": _counted(bar, lab.late_null())}
+        strips = _counted(bar, _save_strips(Path(out), lab, moving.by_scene))
+    results = {
+        "command": "quality",
+        "checkpoint": "a model in memory" if isinstance(checkpoint, WorldModel) else str(checkpoint),
+        **provenance(seed=QUALITY_SEED, device=device),
+        "n": scenes,
+        "settings": {"scenes": scenes, "long_frames": long_frames, "num_steps": lab.rollout.num_steps},
+        "model": {"config": model.config.to_json(), "dataset": dict(model.checkpoint.dataset)},
+        "moving_pixel_error": moving.table,
+        "moving_pixel_error_still_camera": moving.still_table,
+        "action_gap": {gap.dimension: gap.to_json() for gap in gaps},
+        "long_run": {name: run.to_json() for name, run in long.items()},
+        "claims": [claim.to_json() for claim in _claims(moving, gaps, long)],
+        "strips": strips,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(Path(out) / "results.json", results)
+    (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
+    return results
+
+
+def _counted(bar: tqdm[Any], result: _T) -> _T:
+    """Advance the progress bar by one finished part and hand its result on."""
+    bar.update()
+    return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Moving:
+    table: dict[str, Any]
+    still_table: dict[str, Any]
+    margins: dict[int, Estimate | None]
+    by_scene: Float64[np.ndarray, " n"]
+
+
+class _Lab:
+    """The scenes of one report, simulated and dreamt once, and the measurements over them."""
+
+    def __init__(self, rollout: Rollout, spec: WorldSpec, size: tuple[int, int], workers: int) -> None:
+        scenes, long_frames = size
+        self.rollout, self.spec, self.workers = rollout, spec, workers
+        self.seeds = [QUALITY_SEED + i for i in range(scenes)]
+        self.late = tuple(range(long_frames - LATE_FRAMES + 1, long_frames + 1))
+        self.strip_times = (*(t for t in STRIP_TIMES if t < self.late[0]), long_frames)
+        self.times = sorted({*range(1, max(HORIZONS) + 1), *self.strip_times, *self.late})
+        self.scripts = self._scripts(self.seeds, long_frames)
+        self.truth = simulate(spec, self.scripts, self.times, workers)
+        self.dreamt = self._dream(self.truth, self.scripts, self.times)
+
+    def _scripts(self, seeds: Sequence[int], steps: int) -> list[Script]:
+        env = make_arena(self.spec)
+        try:
+            return recorded_scripts(env, seeds, steps)
+        finally:
+            env.close()
+
+    def _dream(self, truth: Truth, scripts: Sequence[Script], times: Sequence[int]) -> UInt8[np.ndarray, "n t h w 3"]:
+        noise = [script.seed for script in scripts]
+        return dream(self.rollout, truth, stack_actions(scripts), seeds=noise, times=times)
+
+    def columns(self, times: Sequence[int]) -> list[int]:
+        return [self.times.index(t) for t in times]
+
+    def mean_frame(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the mean frame of scenes that are drawn and driven as recordings are, at seeds of their own."""
+        scripts = self._scripts(range(MEAN_FRAME_SEED, MEAN_FRAME_SEED + MEAN_FRAME_SCENES), max(HORIZONS))
+        return mean_frame(simulate(self.spec, scripts, workers=self.workers).frames)
+
+    def moving(self, mean: UInt8[np.ndarray, "h w 3"]) -> _Moving:
+        """Measure the error on moving pixels of the model and the baselines."""
+        n, steps = len(self.scripts), max(HORIZONS)
+        order = derangement(n, np.random.default_rng([QUALITY_SEED, 4]))
+        mixed = [
+            dataclasses.replace(s, actions=self.scripts[k].actions[:steps])
+            for s, k in zip(self.scripts, order, strict=True)
+        ]
+        orbit = self.spec.action_names.index("orbit")
+        mixed = [swap_column(s, orbit, s.actions[:, orbit], self.spec.action_names) for s in mixed]
+        truth = self.truth.frames[:, :steps]
+        predictions = {
+            "model": self.dreamt[:, :steps],
+            "copy_last": copy_last(self.truth.last, steps),
+            "mean_frame": constant_frame(mean, n, steps),
+            "shuffled_actions": self._dream(self.truth, mixed, range(1, steps + 1)),
+        }
+        mask = moving_pixels(truth, self.truth.last)
+        errors = {name: pixel_errors(frames, truth, mask) for name, frames in predictions.items()}
+        table, margins = _moving_table(errors, np.ones((n, steps), dtype=bool))
+        camera = stack_actions(self.scripts)[:, :steps, [orbit, self.spec.action_names.index("tilt")]]
+        still_table, _ = _moving_table(errors, np.cumsum(np.abs(camera).sum(axis=2), axis=1) == 0)
+        return _Moving(table=table, still_table=still_table, margins=margins, by_scene=errors["model"].by_scene())
+
+    def gap(self, dimension: int) -> ActionGap:
+        """Measure the action gap of one dimension."""
+        env = make_arena(self.spec)
+        try:
+            scripts = gap_scripts(env, self.spec, dimension, self.seeds)
+        finally:
+            env.close()
+        return action_gap(self.rollout, self.spec, dimension, scripts, workers=self.workers, seed=QUALITY_SEED)
+
+    def late_scripted(self) -> LongRun:
+        """Judge the last frames of the scripted scenes."""
+        columns = self.columns(self.late)
+        truth = dataclasses.replace(
+            self.truth,
+            frames=self.truth.frames[:, columns],
+            states=self.truth.states[:, columns],
+            visibility=self.truth.visibility[:, columns],
+            times=self.truth.times[columns],
+        )
+        return long_run(self.dreamt[:, columns], truth)
+
+    def late_null(self) -> LongRun:
+        """Judge the last frames of the same scenes when nothing is done at all."""
+        scripts = [dataclasses.replace(s, actions=np.zeros_like(s.actions)) for s in self.scripts]
+        truth = simulate(self.spec, scripts, self.late, self.workers)
+        return long_run(self._dream(truth, scripts, self.late), truth)
+
+
+def _moving_table(
+    errors: dict[str, PixelErrors], counted: np.ndarray
+) -> tuple[dict[str, Any], dict[int, Estimate | None]]:
+    """Return errors per horizon and predictor over the counted (scene, frame) cases, and the margins over the best."""
+    table: dict[str, Any] = {}
+    margins: dict[int, Estimate | None] = {}
+    names = ("model", *BASELINES)
+    for horizon in HORIZONS:
+        keep = counted[:, horizon - 1].astype(np.float64)
+        sums = [errors[name].total[:, horizon - 1] * keep for name in names]
+        pixels = errors["model"].count[:, horizon - 1] * keep
+        rows = {name: ratio(total, pixels) for name, total in zip(names, sums, strict=True)}
+        best = None
+        if pixels.sum():
+            best = estimate(np.stack([*sums, pixels], axis=1), margin(0, tuple(range(1, len(names))), len(names)))
+        margins[horizon] = best
+        table[str(horizon)] = {
+            **{name: None if row is None else row.to_json() for name, row in rows.items()},
+            "margin_over_best_baseline": None if best is None else best.to_json(),
+            "scenes": int(keep.sum()),
+            "moving_pixels": int(pixels.sum()),
+        }
+    return table, margins
+
+
+def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: dict[str, LongRun]) -> list[Claim]:
+    """List what a checkpoint is expected to do, each with its number and whether it holds."""
+    claims = [
+        Claim(text=f"moving pixels, frame {horizon}: error below the best baseline", estimate=best, least=0.0)
+        for horizon, best in moving.margins.items()
+    ]
+    claims += [Claim(text=f"action gap, {gap.dimension}", estimate=gap.ratio, least=0.5) for gap in gaps]
+    for name, run in long.items():
+        claims.append(Claim(text=f"sharpness, {name} actions", estimate=run.sharpness_ratio, least=0.6, most=1.5))
+        claims.append(Claim(text=f"bodies readable by colour, {name} actions", estimate=run.readable, least=0.5))
+    return claims
+
+
+def _save_strips(folder: Path, lab: _Lab, by_scene: Float64[np.ndarray, " n"]) -> dict[str, str]:
+    """Save strips of the scenes with the least, the median and the largest error, and of the first scene."""
+    ranked = np.argsort(by_scene, kind="stable")
+    chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1], "first": 0}
+    columns = lab.columns(lab.strip_times)
+    names = {}
+    for rule, scene in chosen.items():
+        last = lab.truth.last[scene]
+        rows = {
+            "truth": np.concatenate([last[None], lab.truth.frames[scene, columns]]),
+            "dream": np.concatenate([last[None], lab.dreamt[scene, columns]]),
+            "copy last": np.repeat(last[None], len(columns) + 1, axis=0),
+        }
+        script = lab.scripts[scene]
+        title = f"{rule}: scene seed {script.seed}, {script.label}, error {by_scene[scene]:.3f} over frames 1-{max(HORIZONS)}"
+        save_strip(folder / f"strip_{rule}.png", film_strip(rows, (0, *lab.strip_times), title))
+        names[rule] = f"strip_{rule}.png"
+    return names

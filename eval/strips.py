@@ -1,0 +1,45 @@
+"""Film strips: rows of frames at chosen times with labels, as one picture. Knows no model and no world."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+_LABEL_WIDTH, _HEADER, _GAP = 78, 18, 2
+
+
+def film_strip(
+    rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]], times: Sequence[int], title: str = "", scale: int = 2
+) -> Image.Image:
+    """Draw named rows of frames, one column per time; all rows hold the frames of the same ``times``."""
+    first = next(iter(rows.values()))
+    height, width = first.shape[1] * scale, first.shape[2] * scale
+    top = _HEADER * (2 if title else 1)
+    size = (_LABEL_WIDTH + len(times) * (width + _GAP), top + len(rows) * (height + _GAP))
+    sheet = Image.new("RGB", size, _PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    if title:
+        pen.text((4, 2), title, fill=_INK, font=font)
+    for column, time in enumerate(times):
+        pen.text((_LABEL_WIDTH + column * (width + _GAP) + 2, top - _HEADER + 2), f"{time}", fill=_INK, font=font)
+    for row, (label, frames) in enumerate(rows.items()):
+        y = top + row * (height + _GAP)
+        pen.text((4, y + height // 2 - 8), label, fill=_INK, font=font)
+        for column, frame in enumerate(frames[: len(times)]):
+            picture = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (_LABEL_WIDTH + column * (width + _GAP), y))
+    return sheet
+
+
+def save_strip(path: str | os.PathLike[str], strip: Image.Image) -> Path:
+    """Write a strip as PNG; parent folders are made."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(target, optimize=True)
+    return target
