@@ -1,0 +1,46 @@
+# Four commands for people: demo, test, lint, bench. The environment is made once, in $(VENV).
+#   make demo JOBS=4 PYTHON=python3.12 PIP_FLAGS="--quiet"
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench opengl
+
+help:
+	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
+	@echo "make test       the tests (test-slow: those that take minutes)"
+	@echo "make lint       ruff and pyright"
+	@echo "make bench      speed of everything on this machine, into runs/bench"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldsim needs Python 3.11 or later, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Install Python's venv module: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,report,agents,dev]'
+	@touch $@
+
+opengl: $(INSTALLED)
+	@test "$$(uname)" != Linux || $(BIN)/python -c 'import ctypes; ctypes.CDLL("libEGL.so.1"); ctypes.CDLL("libGL.so.1")' 2>/dev/null \
+		|| { echo "MuJoCo needs OpenGL to draw: apt-get install libegl1 libgl1 (as root; other systems: Mesa's EGL and GL)"; exit 1; }
+
+demo: $(INSTALLED) opengl
+	$(BIN)/worldsim demo
+
+test: $(INSTALLED) opengl
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(INSTALLED) opengl
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(INSTALLED) opengl
+	$(BIN)/worldsim bench --out runs/bench

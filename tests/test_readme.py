@@ -1,0 +1,45 @@
+"""The README's code blocks, run as pasted, in their order, in an empty folder.
+
+A comment ``<!-- test: skip, REASON -->`` before a block says why it is not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BLOCK = re.compile(
+    r"(?:<!-- test: skip, (?P<skip>[^>]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL
+)
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(language, code) of the blocks that are run."""
+    found = BLOCK.finditer(README.read_text())
+    return [(block["language"], block["code"]) for block in found if block["skip"] is None]
+
+
+@pytest.mark.timeout(600)
+def test_blocks_run_as_pasted(tmp_path: Path) -> None:
+    """Every Python and shell block that is not marked ends well, without a warning; later ones may use what earlier ones made."""
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+    assert len(blocks()) >= 5
+    for language, code in blocks():
+        command = [sys.executable, "-c", code] if language == "python" else ["bash", "-e", "-u", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+def test_commands_are_known() -> None:
+    """The README speaks of every command, and of no other."""
+    from worldsim.cli import COMMANDS
+
+    written = set(re.findall(r"`worldsim ([a-z]+)[` ]", README.read_text()))
+    assert written == set(COMMANDS)

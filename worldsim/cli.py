@@ -1,0 +1,341 @@
+"""The command line: flags generated from the signatures of the functions that do the work, and their results as text.
+
+The only module that may know all four packages. It imports the function behind a command when that command is given,
+and nothing before; it holds no behaviour of its own beyond wording and exit codes (0 done, 2 the user can mend it,
+130 interrupted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+
+import worldsim
+from worldsim.errors import UsageError, suggestion
+
+USER_ERROR, INTERRUPTED = 2, 130
+_SYSTEM_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """One subcommand: the function behind it, how it is written, and what to say afterwards."""
+
+    target: str
+    """``module:function``; its signature and docstring become the flags."""
+    summary: str
+    """One line in ``worldsim --help``."""
+    examples: str
+    """Commands that can be pasted, with what they do."""
+    positional: str | None = None
+    """The parameter that is given without a flag."""
+    not_flags: tuple[str, ...] = ()
+    """Parameters that only Python can give: arrays and the like."""
+    after_interrupt: str
+    """What Ctrl-C leaves and how to go on."""
+    report: Callable[[Any, Mapping[str, Any]], str]
+    """(result, arguments) -> text for people."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; ``argv`` defaults to the process's arguments."""
+    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)] or ["--help"]
+    first = next((word for word in words if not word.startswith("-")), "")
+    name = first if first in COMMANDS else None
+    debug = "--debug" in words
+    try:
+        function = None if name is None else _function(COMMANDS[name].target)
+        options = _parse(words, name, function)
+        assert name is not None and function is not None  # _parse refuses everything else
+        result = function(**options)
+        print(COMMANDS[name].report(result, options))
+    except UsageError as error:
+        return _say(str(error), debug=debug)
+    except ModuleNotFoundError as error:
+        extras = _extras_with(error.name or "")
+        if not extras:
+            raise
+        wanted = f"worldsim {name} needs {error.name!r}, which comes with the extra {' or '.join(extras)}"
+        return _say(f"{wanted}. Likely fix: pip install 'worldsim[{extras[0]}]'", debug=debug)
+    except OSError as error:
+        if error.errno not in _SYSTEM_REFUSALS:
+            raise
+        return _say(
+            f"the system refused: {error}. Likely fix: check the path, its owner and the free space", debug=debug
+        )
+    except KeyboardInterrupt:
+        left = COMMANDS[name].after_interrupt if name else ""
+        return _say(f"interrupted. {left}", debug=debug, code=INTERRUPTED)
+    return 0
+
+
+def _say(paragraph: str, *, debug: bool, code: int = USER_ERROR) -> int:
+    """Print the exception being handled as one paragraph, its traceback too if asked for; return the exit code."""
+    if debug:
+        traceback.print_exc()
+    print(f"worldsim: {paragraph}", file=sys.stderr)
+    return code
+
+
+def info(checkpoint: str = "arena-small") -> dict[str, Any]:
+    """Show what a checkpoint is: its world, its size, and how it was trained.
+
+    Args:
+        checkpoint: an embedded name, a checkpoint folder or a training run's folder.
+
+    """
+    from worldsim.checkpoint import load, resolve
+
+    loaded = load(checkpoint)
+    return {
+        "folder": str(resolve(checkpoint)),
+        "parameters": sum(tensor.numel() for tensor in loaded.weights.values()),
+        "sampler_steps": loaded.sampler_steps,
+        "model": loaded.model.to_json(),
+        "world": loaded.world.to_json(),
+        "dataset": dict(loaded.dataset),
+        "training": dict(loaded.training),
+    }
+
+
+def _underscored(word: str) -> str:
+    """Write ``--episodes-per-shard`` as the flag ``--episodes_per_shard``: both are accepted."""
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value if re.fullmatch(r"--[a-z][\w.-]*", flag) else word
+
+
+def _function(target: str) -> Callable[..., Any]:
+    """Import the function behind a command."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _extras_with(module: str) -> list[str]:
+    """Return worldsim's extras that install the distribution of ``module``, going by its name."""
+    wanted = module.partition(".")[0].replace("_", "-").lower()
+    found = []
+    for line in importlib.metadata.requires("worldsim") or []:
+        match = re.match(r"([\w.-]+).*extra == [\"']([\w-]+)[\"']", line)
+        if match and match[1].replace("_", "-").lower() == wanted != "worldsim":
+            found.append(match[2])
+    return found
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the line breaks of examples."""
+
+
+def _parser(**kwargs: Any) -> ArgumentParser:
+    parser = ArgumentParser(allow_abbrev=False, exit_on_error=False, formatter_class=_HelpFormatter, **kwargs)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _parse(words: Sequence[str], name: str | None, function: Callable[..., Any] | None) -> dict[str, Any]:
+    """Return the function's arguments; only the command that was given gets its flags, so that others stay unimported.
+
+    Help and version leave by SystemExit(0), mistakes by UsageError.
+    """
+    parser = _parser(prog="worldsim", description=(worldsim.__doc__ or "").partition("\n")[0], epilog=_OVERVIEW)
+    parser.add_argument("--version", action="version", version=f"worldsim {worldsim.__version__}")
+    commands = parser.add_subcommands(dest="command", required=True)
+    for other, command in COMMANDS.items():
+        sub = _parser(epilog=f"examples:\n{command.examples}")
+        if other == name and function is not None:
+            _add_flags(sub, function, command)
+        commands.add_subcommand(other, sub, help=command.summary)
+        sub.prog = f"worldsim {other}"
+    try:
+        parsed = parser.parse_args(list(words))
+    except ArgumentError as error:
+        raise _mistake(error, words, name, function) from error
+    assert name is not None
+    options = parser.instantiate(parsed)[name]
+    assert isinstance(options, Namespace)
+    return {key: value for key, value in vars(options).items() if key != "debug"}
+
+
+def _add_flags(parser: ArgumentParser, function: Callable[..., Any], command: Command) -> None:
+    """Add one flag per parameter; the ``positional`` one has none, and booleans need no value."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    documentation = docstring_parser.parse(function.__doc__ or "")
+    described = {parameter.arg_name: parameter.description for parameter in documentation.params}
+    parser.description = documentation.short_description
+    for name, parameter in _parameters(function, command).items():
+        flag, settings = f"--{name}", dict[str, Any](help=described.get(name))
+        if parameter.default is not inspect.Parameter.empty:
+            settings["default"] = parameter.default
+        elif name != command.positional:
+            settings["required"] = True
+        if parameter.annotation is bool:
+            settings |= {"dest": name, "action": "store_false" if parameter.default else "store_true"}
+            flag = f"--no_{name}" if parameter.default else flag
+        else:
+            settings["type"] = _flag_type(parameter.annotation)
+        if dataclasses.is_dataclass(settings.get("type")) and settings["default"] is None:
+            del settings["default"]  # its fields have defaults of their own, and flags: --config.field
+        if name == command.positional:
+            flag = name
+            settings |= {"nargs": "?"} if "default" in settings else {}
+        parser.add_argument(flag, **settings)
+
+
+def _parameters(function: Callable[..., Any], command: Command) -> dict[str, inspect.Parameter]:
+    """Return the parameters that can be given on the command line."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in command.not_flags}
+
+
+def _flag_type(annotation: Any) -> Any:
+    """Return what a flag takes: of a union the text (a name or path) or the dataclass, which Python may leave None."""
+    if not isinstance(annotation, types.UnionType):
+        return annotation
+    accepted = typing.get_args(annotation)
+    if str in accepted:
+        return str | None if type(None) in accepted else str
+    return next((kind for kind in accepted if dataclasses.is_dataclass(kind)), annotation)
+
+
+def _mistake(
+    error: ArgumentError, words: Sequence[str], name: str | None, function: Callable[..., Any] | None
+) -> UsageError:
+    """Word a parsing error as a UsageError that offers the closest known command or flag."""
+    got = " ".join(words) or "nothing"
+    if name is None or function is None:
+        first = next((word for word in words if not word.startswith("-")), "")
+        return UsageError("command", got=got, allowed=", ".join(COMMANDS), fix=suggestion(first, tuple(COMMANDS)))
+    positional = COMMANDS[name].positional
+    flags = [f"--{parameter}" for parameter in _parameters(function, COMMANDS[name]) if parameter != positional]
+    text = " ".join(str(error).split()).replace(f"{name}.{positional}", str(positional).upper())
+    text = re.sub(rf"(?<![\w.]){name}\.", "--", text)
+    close = [match for word in words for match in difflib.get_close_matches(word, flags, n=1) if word not in flags]
+    hint = f"did you mean {close[0]}? " if close else ""
+    return UsageError(
+        f"worldsim {name}",
+        got=f"{got} ({text})",
+        allowed=", ".join([*([positional.upper()] if positional else []), *flags]),
+        fix=f"{hint}see `worldsim {name} --help`",
+    )
+
+
+def _report_record(result: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    speed = result["frames_per_second"]
+    done = f"{result['frames_recorded_now']} frames at {speed} frames/s" if speed else "nothing was missing"
+    return (
+        f"{result['episodes']} episodes in {options['out']} ({done}).\nNext: worldsim train {options['out']} --out RUN"
+    )
+
+
+def _report_train(result: Any, options: Mapping[str, Any]) -> str:
+    out = options["out"]
+    return (
+        f"Checkpoint in {out}/checkpoint; strips and logs in {out}.\n"
+        f"Step it: gym.make('worldsim:worldsim/Dream-v0', checkpoint='{out}')"
+    )
+
+
+def _report_markdown(result: Any, options: Mapping[str, Any]) -> str:
+    del result
+    report = Path(options["out"]) / "report.md"
+    return f"{report.read_text(encoding='utf-8')}\nThis text: {report}. All numbers: {report.with_name('results.json')}"
+
+
+def _report_lines(result: Any, options: Mapping[str, Any]) -> str:
+    """Write a nested mapping as one indented line per value."""
+    del options
+    return "\n".join(_lines(result, ""))
+
+
+def _lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield f"{indent}{key}:"
+            yield from _lines(item, indent + "  ")
+        else:
+            yield f"{indent}{key}: {item}"
+
+
+_RUN_AGAIN = "Run the same command again"
+COMMANDS = {
+    "record": Command(
+        target="worldsim.envs.record:record",
+        summary="record episodes of a Gymnasium environment, in parallel, resumable",
+        positional="env_id",
+        examples=(
+            "  worldsim record worldsim/Arena-v0 --episodes 200 --out data/arena   # about 13,000 frames\n"
+            "  worldsim record Pusher-v5 --episodes 50 --out data/pusher           # any world with flat actions"
+        ),
+        after_interrupt=f"{_RUN_AGAIN} to go on: whole shards are kept.",
+        report=_report_record,
+    ),
+    "train": Command(
+        target="worldsim.train:train",
+        summary="learn a world model from a recording",
+        positional="data",
+        examples=(
+            "  worldsim train data/arena --preset nano --steps 300 --out runs/nano    # a first look\n"
+            "  worldsim train data/arena --preset small --minutes 240 --out runs/small"
+        ),
+        after_interrupt=f"{_RUN_AGAIN} to go on from the last saved state, to the bit.",
+        report=_report_train,
+    ),
+    "quality": Command(
+        target="worldsim.eval.quality:quality",
+        summary="measure a checkpoint against the truth and against trivial predictors",
+        positional="checkpoint",
+        not_flags=("mean",),
+        examples="  worldsim quality arena-small --out runs/quality\n  worldsim quality runs/small --out runs/small/quality",
+        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
+        report=_report_markdown,
+    ),
+    "demo": Command(
+        target="worldsim.eval.demo:demo",
+        summary="dream beside the truth: a page of clips, curves and numbers",
+        positional="checkpoint",
+        examples=(
+            "  worldsim demo                                  # the embedded checkpoint, into runs/demo/index.html\n"
+            "  worldsim demo runs/small --out runs/small/demo"
+        ),
+        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
+        report=lambda result, _: result.summary,
+    ),
+    "bench": Command(
+        target="worldsim.eval.bench:bench",
+        summary="measure the speed of everything on this machine",
+        positional="checkpoint",
+        examples="  worldsim bench --quick                 # a few minutes\n  worldsim bench runs/small --out runs/small/bench",
+        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
+        report=_report_markdown,
+    ),
+    "info": Command(
+        target="worldsim.cli:info",
+        summary="show what a checkpoint is and how it was trained",
+        positional="checkpoint",
+        examples="  worldsim info arena-small\n  worldsim info runs/small",
+        after_interrupt="",
+        report=_report_lines,
+    ),
+}
+
+_OVERVIEW = """from nothing to an environment of your own, in three steps:
+  worldsim record worldsim/Arena-v0 --episodes 200 --out data/arena
+  worldsim train data/arena --preset nano --minutes 10 --out runs/arena
+  python -c "import gymnasium; gymnasium.make('worldsim:worldsim/Dream-v0', checkpoint='runs/arena').reset(seed=0)"
+
+`worldsim COMMAND --help` explains a command and shows examples."""
