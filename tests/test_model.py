@@ -88,12 +88,14 @@ def test_overfits_one_clip():
     config = LossConfig(action_dropout=0.0, chroma_weight=0.0)
     target = to_unit(clip.frames[:, 1:])
     start = float((target - target.mean(1, keepdim=True)).square().mean())
+    image = start
     for step in range(220):
         optimizer.zero_grad()
         terms = denoiser.loss(clip, draws_for(clip, seed=step, action_dropout=0.0), config)
         terms["loss"].backward()
         optimizer.step()
-    assert float(terms["image"].detach()) < 0.1 * start
+        image = float(terms["image"].detach())
+    assert image < 0.1 * start
 
 
 def test_targets_see_only_their_past():
@@ -207,9 +209,8 @@ def test_any_multiple_of_the_patch_can_be_trained():
 
 
 def test_step_index_counts_doublings():
-    """Context has index 0; samplers of 1, 2, 4, 8 steps have 1, 2, 3, 4, as numbers and as tensors."""
+    """Context has index 0; samplers of 1, 2, 4, 8 steps have 1, 2, 3, 4."""
     assert [step_index(n) for n in (1, 2, 4, 8)] == [1, 2, 3, 4]
-    assert step_index(torch.tensor([1, 8])).tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("name", ["nano", "small"])

@@ -27,10 +27,8 @@ NEAR_PIXELS = 4
 """How far from a coloured pixel of the frame before the loss still weighs more: about a body's way in one step."""
 
 
-def step_index(num_steps: int | Tensor) -> int | Tensor:
+def step_index(num_steps: int) -> int:
     """Return the index by which the network knows a sampler of ``num_steps`` (1, 2, 4, ...) steps."""
-    if isinstance(num_steps, Tensor):
-        return 1 + num_steps.float().log2().round().long()
     return 1 + round(math.log2(num_steps))
 
 
@@ -69,7 +67,7 @@ class LossConfig:
     """... but for this share of the clips, whose context carries none."""
     action_dropout: float = 0.1
     """Share of clips whose actions are hidden behind the null embedding."""
-    readout_weight: float = 0.1
+    readout_weight: float = 0.03
     """Weight of reward, termination and named readouts beside the image loss."""
 
 
@@ -192,7 +190,7 @@ class Denoiser(nn.Module):
         known_BT = known[:, None].expand(b, t)
         known_clean = known_BT & (torch.arange(t, device=known.device) > 0)
         context_step = torch.full((b, t), CONTEXT_STEP, device=known.device)
-        target_step = step_index(draws.num_steps)[:, None].expand(b, t)
+        target_step = (1 + draws.num_steps.float().log2().round().long())[:, None].expand(b, t)
         return (
             condition(draws.context_level, context_step, into_clean, known_clean),
             condition(draws.level, target_step, clip_actions, known_BT),

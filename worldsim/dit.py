@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,8 @@ def normalise(x: Tensor) -> Tensor:
 
 class FrameCondition(nn.Module):
     """Embeds what a whole frame is conditioned on: noise level, sampler step size, and the action that leads into it."""
+
+    frequencies: Tensor
 
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
         super().__init__()
@@ -194,6 +198,10 @@ class DiT(nn.Module):
         """Type of the weights; inputs are cast to it."""
         return self.condition.null_action.dtype
 
+    def trunk(self) -> Iterator[Block]:
+        """Return the transformer blocks in order."""
+        return (cast(Block, block) for block in self.blocks)
+
     def tokens(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens (F, R, C, D) that enter the trunk and the detail cells for the skip connection."""
         tokens_FRCD, cells = self.stem(frame_FHWc.to(self.dtype), previous_FHWc.to(self.dtype), cond_FC)
@@ -223,7 +231,7 @@ class DiT(nn.Module):
         cos, sin = rotary_phases(torch.stack([times, times + 1]), grid, self.config.head_dim)  # (S, T, N, K / 2)
         phases = cos[:, :, None], sin[:, :, None]
         x = tokens_FRCD.view(b, 2, t, -1, self.config.width)  # (B, S, T, N, D)
-        for block in self.blocks:
+        for block in self.trunk():
             x = _trunk_block(block, x, cond, phases, self.config.window)
         x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)

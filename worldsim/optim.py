@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 class OptimConfig:
     """How weights are moved. Learning rates are those of the flat part of the plan."""
 
-    muon_lr: float = 2e-3
+    muon_lr: float = 1e-2
     """Muon (Jordan et al. 2024), scaled to AdamW's update size, for the matrices inside the transformer blocks."""
-    adamw_lr: float = 1e-3
+    adamw_lr: float = 4e-3
     """AdamW for everything else: embeddings, convolutions, modulation, norms, in and out projections."""
     weight_decay: float = 0.01
     warmup_share: float = 0.02
@@ -52,9 +52,8 @@ def make_average(model: nn.Module, config: OptimConfig) -> AveragedModel:
     dominated by their random beginning.
     """
 
-    @torch.no_grad()
-    def blend(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def blend(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(config.ema_decay, (1 + n) / (10 + n)))
+        return torch.lerp(averaged, current.detach(), 1 - min(config.ema_decay, (1 + n) / (10 + n)))
 
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=False).requires_grad_(False)
+    return AveragedModel(model, avg_fn=blend, use_buffers=False).requires_grad_(False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -179,7 +178,7 @@ class FrameStream:
             torch.ones(len(passes), rows, dtype=torch.bool, device=times.device),
         )  # (passes, B, C)
         self.conds = dict(zip(passes, conds, strict=True))
-        modulations = [_modulation(block, conds[..., None, :]) for block in _blocks(network)]
+        modulations = [_modulation(block, conds[..., None, :]) for block in network.trunk()]
         self.modulations = {
             one: [tuple(part[i] for part in parts) for parts in modulations] for i, one in enumerate(passes)
         }
@@ -196,7 +195,7 @@ class FrameStream:
     def _run(self, frame: Tensor, previous: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
         tokens_BRCD, cells = self.network.tokens(frame, previous, self.conds[at])
         x = tokens_BRCD.flatten(1, 2)  # (B, N, D)
-        for layer, block in enumerate(_blocks(self.network)):
+        for layer, block in enumerate(self.network.trunk()):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations[at][layer]
             q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), self.phases)  # (B, H, N, K)
             keys, values = self.cache.keys[layer], self.cache.values[layer]  # (B, H, W, N, K)
@@ -224,7 +223,7 @@ def commit_context(network: DiT, state: WorldState, row: int, context: tuple[Ten
     cos, sin = rotary_phases(times, state.grid, network.config.head_dim)
     phases = cos[:, None], sin[:, None]
     kept = times[-window:]
-    for layer, block in enumerate(_blocks(network)):
+    for layer, block in enumerate(network.trunk()):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _modulation(block, cond[:, None])
         q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (T, H, N, K)
         for cache, new in ((state.cache.keys, k), (state.cache.values, v)):
@@ -249,10 +248,6 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         out = attend(q[:, start:stop].flatten(1, 2), k[:, low:stop].flatten(1, 2), v[:, low:stop].flatten(1, 2), bias)
         outputs.append(out.unflatten(1, (stop - start, tokens)))
     return torch.cat(outputs, dim=1)
-
-
-def _blocks(network: DiT) -> list[Block]:
-    return cast("list[Block]", list(network.blocks))
 
 
 def _modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:

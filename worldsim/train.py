@@ -44,7 +44,7 @@ class TrainConfig:
     """What a training run does. Saved as ``run.json`` with the number of steps it was resolved to."""
 
     seed: int = 0
-    frames_per_step: int = 160
+    frames_per_step: int = 80
     """Target frames in a step, whatever the clip length."""
     clip_frames: tuple[int, ...] = (8, 16, 40)
     """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
