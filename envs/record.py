@@ -58,17 +58,8 @@ def record(
 
     """
     _check_counts(episodes=episodes, steps=steps, episodes_per_shard=episodes_per_shard)
-    folder, kwargs = Path(out), dict(env_kwargs or {})
-    env = make_environment(env_id, kwargs)
-    try:
-        spec = recorded_spec(env, env_id, kwargs)
-    finally:
-        env.close()
-    if steps <= spec.context_steps:
-        fix = "ask for longer episodes"
-        raise UsageError("steps", got=steps, allowed=f"more than the lead-in's {spec.context_steps}", fix=fix)
-    details = {"env_kwargs": kwargs, "steps": steps, "behaviours": BEHAVIOURS_VERSION}
-    header = RecordingHeader(spec=spec, seed=seed, details=details)
+    folder = Path(out)
+    header = _header(env_id, dict(env_kwargs or {}), steps, seed)
     shards = [
         range(first, min(first + episodes_per_shard, episodes)) for first in range(0, episodes, episodes_per_shard)
     ]
@@ -92,6 +83,20 @@ def record(
     if frames or not (folder / RESULTS_NAME).exists():
         write_atomically(folder / RESULTS_NAME, (json.dumps(results, indent=2) + "\n").encode())
     return results
+
+
+def _header(env_id: str, env_kwargs: dict[str, Any], steps: int, seed: int) -> RecordingHeader:
+    """Look at the environment once and return what all shards of its recording share."""
+    env = make_environment(env_id, env_kwargs)
+    try:
+        spec = recorded_spec(env, env_id, env_kwargs)
+    finally:
+        env.close()
+    if steps <= spec.context_steps:
+        fix = "ask for longer episodes"
+        raise UsageError("steps", got=steps, allowed=f"more than the lead-in's {spec.context_steps}", fix=fix)
+    details = {"env_kwargs": env_kwargs, "steps": steps, "behaviours": BEHAVIOURS_VERSION}
+    return RecordingHeader(spec=spec, seed=seed, details=details)
 
 
 def _check_counts(**counts: int) -> None:

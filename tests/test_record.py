@@ -1,3 +1,5 @@
+"""Recording: aligned episodes, resumed after a kill to the same bytes, of any world with RGB frames."""
+
 from __future__ import annotations
 
 import json
