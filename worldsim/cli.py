@@ -323,6 +323,14 @@ COMMANDS = {
         after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
         report=_report_markdown,
     ),
+    "export": Command(
+        target="worldsim.envs.export:export",
+        summary="put a trained run into one small folder to hand on",
+        positional="checkpoint",
+        examples="  worldsim export runs/small --out my-world   # gym.make(..., checkpoint='my-world') anywhere",
+        after_interrupt=f"{_RUN_AGAIN} to start over.",
+        report=lambda result, _: f"Checkpoint in {result}.",
+    ),
     "info": Command(
         target="worldsim.cli:info",
         summary="show what a checkpoint is and how it was trained",

@@ -1,0 +1,32 @@
+"""Export: a trained run as one small checkpoint folder to hand on, with lead-ins for machines that cannot draw."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from worldsim import checkpoint as checkpoints
+from worldsim.envs.dream_context import CONTEXTS, bundle_contexts
+from worldsim.errors import UsageError
+
+
+def export(checkpoint: str | os.PathLike[str], *, out: str | os.PathLike[str], contexts: int = 32) -> Path:
+    """Copy a checkpoint into a folder to hand on, bfloat16 weights, card and true lead-ins in it, and return the folder.
+
+    Args:
+        checkpoint: an embedded name, a checkpoint folder or a training run's folder.
+        out: the new folder; a checkpoint that is there is replaced as a whole.
+        contexts: lead-ins of the true world to bundle (seeds 0, 1, ...), so that dreams begin without OpenGL; 0 for none.
+
+    """
+    if contexts < 0:
+        raise UsageError("contexts", got=contexts, allowed="0 or more", fix="32 is the default")
+    loaded = checkpoints.load(checkpoint)
+    target = checkpoints.save(loaded, out, card=checkpoints.card(loaded), dtype=torch.bfloat16)
+    if contexts:
+        bundle_contexts(target, loaded.world, contexts)
+    else:
+        (target / CONTEXTS).unlink(missing_ok=True)
+    return target
