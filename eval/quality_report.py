@@ -62,7 +62,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"over scenes. {describe(results)}. {results['seconds']} s."
         ),
         "## Claims",
-        _claims(results["claims"]),
+        claims_table(results["claims"]),
         "## Error on moving pixels",
         (
             "Mean squared error (black -1, white 1) over the pixels whose true value has changed since the context or is "
@@ -91,7 +91,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _claims(claims: list[Mapping[str, Any]]) -> str:
+def claims_table(claims: list[Mapping[str, Any]]) -> str:
+    """Return the claims with what was wanted, what was measured and the outcome, as a Markdown table."""
     rows = []
     for claim in claims:
         most = "" if claim["most"] is None else f" and at most {claim['most']}"

@@ -43,3 +43,12 @@ def test_commands_are_known() -> None:
 
     written = set(re.findall(r"`worldsim ([a-z]+)[` ]", README.read_text()))
     assert written == set(COMMANDS)
+
+
+def test_numbers_are_those_of_the_committed_results() -> None:
+    """The tables of results and speed are made from the reports beside them: no number was typed by hand."""
+    from worldsim.eval.readme_tables import FOLDER, filled
+
+    text = README.read_text(encoding="utf-8")
+    assert filled(text, README.parent / FOLDER) == text
+    assert "<!-- results: quality -->" in text and "<!-- results: bench -->" in text
