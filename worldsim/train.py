@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, PLAN, CHECKPOINT = "state.safetensors", "run.json", "checkpoint"
+VALIDATION_STEPS, VALIDATION_WINDOWS = 24, 24
+"""Frames dreamt after the context, and held-out windows they are dreamt in, at every validation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,8 +285,8 @@ class _Run:
 
     def validate(self, total: int) -> str:
         """Dream held-out windows with the averaged weights, log scores and a strip, and return a line for people."""
-        steps = min(24, self.dataset.spec.context_steps + 24)
-        held_out = ValidationSet.choose(self.dataset.cache("val"), self.dataset.spec.context_steps, steps, 24)
+        cache = self.dataset.cache("val")
+        held_out = ValidationSet.choose(cache, self.dataset.spec.context_steps, VALIDATION_STEPS, VALIDATION_WINDOWS)
         denoiser = self.checkpoint(total).denoiser().eval().requires_grad_(False).to(self.accelerator.device)
         denoiser.network.to(fast_dtype(self.accelerator.device))
         result = validate(Rollout(denoiser, self.sampler_steps(total)), held_out)

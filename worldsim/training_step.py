@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldsim.dataset import FrameCache
-from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw
+from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
 
 
 def training_clip(cache: FrameCache, windows: np.ndarray, count: int, length: int, seed: tuple[int, ...]) -> Clip:
@@ -47,7 +47,7 @@ def own_context(
         return None
     rows = chosen.nonzero()[:, 0].to(clip.actions.device)
     shown = denoiser.own_context(clip.rows(rows), draws.rows(rows), own.to(clip.actions.device)[rows])
-    context = clip.frames[:, :-1].float() / 127.5 - 1
+    context = to_unit(clip.frames[:, :-1])
     return context.index_copy(0, rows, shown)
 
 
