@@ -12,7 +12,7 @@ from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import PRESETS, ModelConfig, preset
 from worldsim.denoiser import Clip, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
-from worldsim.dit import depth_to_space, space_to_depth
+from worldsim.detail import depth_to_space, space_to_depth, warp
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.sampler import sample_euler, uniform_levels
@@ -180,6 +180,32 @@ def test_patches_round_trip():
     x = torch.arange(2 * 8 * 12 * 3, dtype=torch.float32).view(2, 8, 12, 3)
     assert torch.equal(depth_to_space(space_to_depth(x, 4), 4), x)
     assert space_to_depth(x, 4).shape == (2, 2, 3, 48)
+
+
+def test_warp_fetches_each_pixel_from_flow_away():
+    """Whole pixels are moved exactly, half pixels averaged, and outside the frame the border goes on; axes not mixed."""
+    frame = torch.arange(2 * 4 * 6 * 3, dtype=torch.float32).view(2, 4, 6, 3)
+    flow = torch.zeros(2, 4, 6, 2)
+    assert torch.allclose(warp(frame, flow), frame, atol=1e-4)
+    flow[0, ..., 0], flow[1, ..., 1] = 1.0, 2.5
+    moved = warp(frame, flow)
+    assert torch.allclose(moved[0, :3], frame[0, 1:], atol=1e-4)
+    assert torch.allclose(moved[0, 3], frame[0, 3], atol=1e-4)
+    assert torch.allclose(moved[1, :, 0], (frame[1, :, 2] + frame[1, :, 3]) / 2, atol=1e-4)
+    assert torch.allclose(moved[1, :, 5], frame[1, :, 5], atol=1e-4)
+
+
+def test_motion_error_falls_towards_the_true_flow_from_afar():
+    """A dark square 8 pixels off: every step of the flow towards it lowers the error, though edges first meet late."""
+    frame = torch.ones(1, 32, 32, 3)
+    frame[:, 12:20, 4:12] = -1
+    target = frame.roll(8, dims=2)
+    errors = []
+    for pixels in range(0, 9, 2):
+        flow = torch.zeros(1, 32, 32, 2)
+        flow[..., 1] = -float(pixels)
+        errors.append(float(Denoiser.motion_error((warp(frame, flow) - target)[None], torch.ones(1, 1, 32, 32, 1))))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6
 
 
 def test_uint8_round_trip():

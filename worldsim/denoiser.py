@@ -26,6 +26,9 @@ CONTEXT_STEP = 0
 NEAR_PIXELS = 4
 """How far from a coloured pixel of the frame before the loss still weighs more: about a body's way in one step."""
 
+MOTION_BLOCKS = (4, 8)
+"""Sides in pixels of the blocks over which the motion error is also taken."""
+
 
 def step_index(num_steps: int) -> int:
     """Return the index by which the network knows a sampler of ``num_steps`` (1, 2, 4, ...) steps."""
@@ -59,9 +62,11 @@ class LossConfig:
     of an uncertain pixel lean towards colour, and dreamed bodies grow without end."""
     ramp: float = 0.5
     """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
-    start_share: float = 0.25
+    motion_weight: float = 1.0
+    """Weight of the error of the moved previous frame, which teaches the flow."""
+    start_share: float = 0.5
     """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
-    context_noise_max: float = 0.2
+    context_noise_max: float = 0.05
     """Context frames are trained with noise drawn uniformly from 0 to this, ..."""
     context_clean_share: float = 0.3
     """... but for this share of the clips, whose context carries none."""
@@ -159,6 +164,7 @@ class Denoiser(nn.Module):
     def __init__(self, network: DiT, spec: WorldSpec) -> None:
         super().__init__()
         self.network = network
+        network.condition.set_action_range(spec.action_low, spec.action_high)
         self.readout_sizes = {readout.name: len(readout.names) for readout in spec.readouts}
         for name, size in self.readout_sizes.items():
             self.register_buffer(f"mean_{name}", torch.zeros(size))
@@ -198,7 +204,8 @@ class Denoiser(nn.Module):
 
     def estimate(self, clean: Tensor, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the clean estimates of frames 1 .. T and the raw readout rows of frames 0 .. T-1."""
-        return self.network(clean, noisy, *conds)
+        estimate, _, raw = self.network(clean, noisy, *conds)
+        return estimate, raw
 
     @torch.no_grad()
     def own_context(self, clip: Clip, draws: Draws, own: Tensor) -> Tensor:
@@ -229,27 +236,41 @@ class Denoiser(nn.Module):
         target = frames[:, 1:]
         clean = add_noise(shown, draws.context_noise, draws.context_level)
         noisy = add_noise(target, draws.noise, draws.level)
-        conds = self.conditions(clip.actions, draws.known, draws)
-        estimate, raw = self.estimate(clean, noisy, conds)
-
-        weight = self.pixel_weight(frames[:, :-1], config) * self.level_weight(draws.level, config)
+        estimate, moved, raw = self.network(clean, noisy, *self.conditions(clip.actions, draws.known, draws))
+        pixels = self.pixel_weight(frames[:, :-1], config)
+        motion = self.motion_error(moved - target, pixels)
         finest = draws.num_steps == self.network.config.max_steps
         if not bool(finest.all()):
             rows = (~finest).nonzero()[:, 0]
             goal = self.shortcut_goal(clean[rows], noisy[rows], clip.actions[rows], draws.rows(rows))
             target = target.index_copy(0, rows, goal)
-        error = (estimate - target).square()
-        terms = {"image": (weight * error).mean(), **self.readout_terms(raw, clip)}
-        extra = sum((value for name, value in terms.items() if name != "image"), torch.zeros(()))
-        return {**terms, "loss": terms["image"] + config.readout_weight * extra}
+        image = (pixels * self.level_weight(draws.level, config) * (estimate - target).square()).mean()
+        read = self.readout_terms(raw, clip)
+        total = image + config.motion_weight * motion + config.readout_weight * torch.stack(list(read.values())).sum()
+        return {"image": image, "motion": motion, **read, "loss": total}
 
     @staticmethod
     def pixel_weight(before: Tensor, config: LossConfig) -> Tensor:
         """Weight (B, T, H, W, 1) of each target pixel from the frame before it, 1 on average over the clip."""
         chroma = (before.amax(-1) - before.amin(-1)) / 2
-        near = F.max_pool2d(chroma, 2 * NEAR_PIXELS + 1, stride=1, padding=NEAR_PIXELS)
+        side, border = 2 * NEAR_PIXELS + 1, NEAR_PIXELS
+        near = F.max_pool2d(chroma, (side, 1), stride=1, padding=(border, 0))  # two passes: far cheaper than a square
+        near = F.max_pool2d(near, (1, side), stride=1, padding=(0, border))
         weight = 1 + config.chroma_weight * near[..., None]
         return weight / weight.mean()
+
+    @staticmethod
+    def motion_error(difference: Tensor, weight: Tensor) -> Tensor:
+        """Squared error of the moved frames, pixel by pixel and of means over blocks of several sizes.
+
+        The photometric loss of unsupervised optical flow (Yu et al. 2016). It reaches the flow where the gate is shut,
+        and the blocks tell of motions longer than the edges in a picture are wide.
+        """
+        error = (weight * difference.square()).mean()
+        blurred = difference.flatten(0, 1).permute(0, 3, 1, 2)
+        for side in MOTION_BLOCKS:
+            error = error + side / 2 * F.avg_pool2d(blurred, side, side // 2).square().mean()
+        return error
 
     @staticmethod
     def level_weight(level: Tensor, config: LossConfig) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -20,35 +20,21 @@ from torch import Tensor, nn
 
 from worldsim.attention import rotary_phases, rotate, two_stream_attention
 from worldsim.config import ModelConfig
-
-
-def space_to_depth(x: Tensor, side: int) -> Tensor:
-    """Gather blocks of side x side cells into channels: (F, h, w, E) -> (F, h / side, w / side, side * side * E)."""
-    f, h, w, e = x.shape
-    x = x.view(f, h // side, side, w // side, side, e).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(f, h // side, w // side, side * side * e)
-
-
-def depth_to_space(x: Tensor, side: int) -> Tensor:
-    """Undo `space_to_depth`: (F, h, w, side * side * E) -> (F, h * side, w * side, E)."""
-    f, h, w, c = x.shape
-    x = x.view(f, h, w, side, side, c // side**2).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(f, h * side, w * side, c // side**2)
-
-
-def normalise(x: Tensor) -> Tensor:
-    """Layer normalisation over the last axis without learned scale (the modulation brings it)."""
-    return F.layer_norm(x, x.shape[-1:])
+from worldsim.detail import DetailHead, DetailStem, normalise
 
 
 class FrameCondition(nn.Module):
     """Embeds what a whole frame is conditioned on: noise level, sampler step size, and the action that leads into it."""
 
     frequencies: Tensor
+    action_centre: Tensor
+    action_reach: Tensor
 
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
         super().__init__()
         width = config.cond_width
+        self.register_buffer("action_centre", torch.zeros(action_dim), persistent=False)
+        self.register_buffer("action_reach", torch.ones(action_dim), persistent=False)
         self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-1, 3, 16, base=2), persistent=False)
         self.level = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         self.step = nn.Embedding(int(math.log2(config.max_steps)) + 2, width)
@@ -57,96 +43,36 @@ class FrameCondition(nn.Module):
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         nn.init.normal_(self.step.weight, std=0.02)
 
+    def set_action_range(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """Map actions within ``low`` .. ``high`` to -1 .. 1; dimensions without bounds are taken as they are."""
+        lows, highs = torch.tensor(low), torch.tensor(high)
+        bounded = torch.isfinite(lows) & torch.isfinite(highs) & (highs > lows)
+        self.action_centre = torch.where(bounded, (lows + highs) / 2, 0.0)
+        self.action_reach = torch.where(bounded, (highs - lows) / 2, 1.0)
+
     def forward(self, level: Tensor, step: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Embed ``level`` (...) in 0 (noise) .. 1 (clean), ``step`` (...) index, ``action`` (..., A) where ``known``.
 
         Step index 0 marks a context frame; index 1 + log2(n) a sampler of n steps. An unknown action is a learned null
-        embedding, which is not the zero action. Returns (..., cond_width).
+        embedding, which is not the zero action. Returns (..., cond_width + A): the embedding and, beside it, the
+        action on its range (-1 .. 1, 0 if unknown), so that every modulation is linear in the action from the first step on.
         """
         angles = level[..., None].float() * self.frequencies.float()
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.null_action.dtype)
-        action_part = torch.where(known[..., None], self.action(action.to(self.null_action.dtype)), self.null_action)
-        return self.out(self.level(waves) + self.step(step) + action_part)
-
-
-class ConvBlock(nn.Module):
-    """Residual block of the detail path: two 3 x 3 convolutions with feature-wise modulation by the frame condition."""
-
-    def __init__(self, channels: int, cond_width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(cond_width, 2 * channels)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.normal_(self.modulation.weight, std=0.02)
-        nn.init.zeros_(self.modulation.bias)
-        with torch.no_grad():
-            self.second.weight.mul_(0.3)
-
-    def forward(self, x_FhwE: Tensor, cond_FC: Tensor) -> Tensor:
-        """Return the refined cells (F, h, w, E)."""
-        scale, shift = self.modulation(cond_FC)[:, None, None].chunk(2, dim=-1)
-        y = F.silu(normalise(x_FhwE) * (1 + scale) + shift)
-        y = F.silu(self.first(y.permute(0, 3, 1, 2)))
-        return x_FhwE + self.second(y).permute(0, 2, 3, 1)
-
-
-class DetailStem(nn.Module):
-    """From pixels to tokens: the frame, the previous context frame and the place, convolved on cells, then patched."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
-        self.embed = nn.Linear(2 * 3 * self.cell**2 + 2, config.stem_channels)
-        self.block = ConvBlock(config.stem_channels, config.cond_width)
-        self.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
-
-    def forward(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens (F, R, C, D) and the cells (F, h, w, E) that the head's skip connection reads."""
-        cells = space_to_depth(torch.cat([frame_FHWc, previous_FHWc], dim=-1), self.cell)  # (F, h, w, 6 * cell^2)
-        f, h, w, _ = cells.shape
-        y = torch.linspace(-1, 1, h, dtype=cells.dtype, device=cells.device)[:, None, None].expand(h, w, 1)
-        x = torch.linspace(-1, 1, w, dtype=cells.dtype, device=cells.device)[None, :, None].expand(h, w, 1)
-        place = torch.cat([y, x], dim=-1).expand(f, h, w, 2)
-        cells = self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)  # (F, h, w, E)
-        return self.to_tokens(space_to_depth(cells, self.merge)), cells
-
-
-class DetailHead(nn.Module):
-    """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
-
-    Every pixel is a blend of the previous context frame and of a new value, by a gate that is estimated too: what does
-    not move stays sharp. Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
-        self.from_tokens = nn.Linear(config.width, config.stem_channels * self.merge**2)
-        self.join = nn.Linear(2 * config.stem_channels, config.stem_channels)
-        self.blocks = nn.ModuleList(
-            ConvBlock(config.stem_channels, config.cond_width) for _ in range(config.head_blocks)
-        )
-        self.out = nn.Linear(config.stem_channels, 4 * self.cell**2)
-        nn.init.normal_(self.out.weight, std=0.02)
-
-    def forward(self, tokens_FRCD: Tensor, cells_FhwE: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> Tensor:
-        """Return the clean frame estimate (F, H, W, 3) in float32."""
-        coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
-        cells = self.join(torch.cat([coarse, cells_FhwE], dim=-1))
-        for block in self.blocks:
-            cells = block(cells, cond_FC)
-        new, gate = depth_to_space(self.out(cells), self.cell).float().split([3, 1], dim=-1)
-        return torch.lerp(new, previous_FHWc.float(), gate.sigmoid())
+        action = ((action - self.action_centre) / self.action_reach).to(self.null_action.dtype)
+        action_part = torch.where(known[..., None], self.action(action), self.null_action)
+        mixed = self.out(normalise(self.level(waves) + self.step(step) + action_part))
+        return torch.cat([mixed, action * known[..., None]], dim=-1)
 
 
 class Block(nn.Module):
     """One transformer block: modulated attention, then a modulated gated MLP (adaLN of DiT; SwiGLU of Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, cond_dim: int) -> None:
         super().__init__()
         width, hidden = config.width, 64 * round(config.width * 8 / 3 / 64)
         self.heads = config.heads
-        self.modulation = nn.Linear(config.cond_width, 6 * width)
+        self.modulation = nn.Linear(cond_dim, 6 * width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.gain = nn.Parameter(torch.ones(2, config.head_dim))
         self.proj = nn.Linear(width, width, bias=False)
@@ -184,11 +110,12 @@ class DiT(nn.Module):
     def __init__(self, config: ModelConfig, action_dim: int, readout_dim: int) -> None:
         super().__init__()
         self.config = config
+        cond_dim = config.cond_width + action_dim
         self.condition = FrameCondition(config, action_dim)
-        self.stem = DetailStem(config)
-        self.frame_embed = nn.Linear(config.cond_width, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = DetailHead(config)
+        self.stem = DetailStem(config, cond_dim)
+        self.frame_embed = nn.Linear(cond_dim, config.width)
+        self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
+        self.head = DetailHead(config, cond_dim)
         self.readout = nn.Sequential(
             nn.Linear(config.width, 2 * config.width), nn.SiLU(), nn.Linear(2 * config.width, readout_dim)
         )
@@ -213,11 +140,12 @@ class DiT(nn.Module):
 
     def forward(
         self, clean_BTHWc: Tensor, noisy_BTHWc: Tensor, clean_cond_BTC: Tensor, noisy_cond_BTC: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate frames 1 .. T from their noisy forms, each given the clean frames before it, in one pass.
 
         ``clean`` holds frames 0 .. T-1 as they would be committed, ``noisy`` the noisy forms of frames 1 .. T. Returns
-        the clean estimates of frames 1 .. T (B, T, H, W, 3) and the readout rows of frames 0 .. T-1 (B, T, readout).
+        the clean estimates of frames 1 .. T and the moved frames 0 .. T-1 in them, both (B, T, H, W, 3), and the
+        readout rows of frames 0 .. T-1 (B, T, readout).
         """
         b, t = clean_BTHWc.shape[:2]
         frames = torch.stack([clean_BTHWc, noisy_BTHWc], dim=1)  # (B, S, T, H, W, 3)
@@ -235,8 +163,8 @@ class DiT(nn.Module):
             x = _trunk_block(block, x, cond, phases, self.config.window)
         x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)
-        estimate = self.head(x_noisy, cells_noisy, clean_BTHWc.flatten(0, 1), noisy_cond_BTC.flatten(0, 1))
-        return estimate.view(noisy_BTHWc.shape), self.readouts(x[:, 0])
+        estimate, moved = self.head(x_noisy, cells_noisy, clean_BTHWc.flatten(0, 1), noisy_cond_BTC.flatten(0, 1))
+        return estimate.view(noisy_BTHWc.shape), moved.view(noisy_BTHWc.shape), self.readouts(x[:, 0])
 
 
 def _trunk_block(block: Block, x: Tensor, cond: Tensor, phases: tuple[Tensor, Tensor], window: int) -> Tensor:

@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 class OptimConfig:
     """How weights are moved. Learning rates are those of the flat part of the plan."""
 
-    muon_lr: float = 5e-3
+    muon_lr: float = 8e-3
     """Muon (Jordan et al. 2024), scaled to AdamW's update size, for the matrices inside the transformer blocks."""
-    adamw_lr: float = 1.5e-3
+    adamw_lr: float = 3e-3
     """AdamW for everything else: embeddings, convolutions, modulation, norms, in and out projections."""
     weight_decay: float = 0.01
     warmup_share: float = 0.02

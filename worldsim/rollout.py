@@ -15,7 +15,8 @@ from torch import Tensor
 
 from worldsim.attention import CHUNK_FRAMES, attend, rotary_phases
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
-from worldsim.dit import Block, DiT, StreamCache, normalise
+from worldsim.detail import normalise
+from worldsim.dit import Block, DiT, StreamCache
 from worldsim.errors import UsageError
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -186,7 +187,7 @@ class FrameStream:
     def estimate(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
         """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the frame committed last."""
         tokens, cells = self._run(frame, previous, at)
-        return self.network.head(tokens.unflatten(1, self.grid), cells, previous, self.conds[at])
+        return self.network.head(tokens.unflatten(1, self.grid), cells, previous, self.conds[at])[0]
 
     def commit(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
         """Leave the frame's keys and values in the cache for good and return its raw readout rows (B, R)."""

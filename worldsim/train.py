@@ -46,11 +46,11 @@ class TrainConfig:
     """What a training run does. Saved as ``run.json`` with the number of steps it was resolved to."""
 
     seed: int = 0
-    frames_per_step: int = 80
+    frames_per_step: int = 48
     """Target frames in a step, whatever the clip length."""
     clip_frames: tuple[int, ...] = (8, 16, 40)
     """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
-    clip_shares: tuple[float, ...] = (0.3, 0.4, 0.3)
+    clip_shares: tuple[float, ...] = (0.4, 0.4, 0.2)
     """Share of the steps of each stage."""
     shortcut_share: float = 0.25
     """Share of clips trained for fewer sampler steps, once the shortcut objective has begun."""
@@ -58,7 +58,7 @@ class TrainConfig:
     """Share of the run after which the shortcut objective begins."""
     self_context_share: float = 0.4
     """Share of clips shown the model's own estimates as context, once that has begun."""
-    self_context_start: float = 0.1
+    self_context_start: float = 0.25
     """Share of the run after which models see their own estimates."""
     validate_minutes: float = 5.0
     save_minutes: float = 2.0

@@ -1,0 +1,120 @@
+"""The convolutional detail path around the trunk: pixels to tokens, tokens to pixels. Knows no time and no attention.
+
+Dimension keys: F = all leading axes flattened, H x W pixels, h x w cells, R x C token grid, D width, E channels of the
+detail path, C channels of the frame condition.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.config import ModelConfig
+
+FLOW_PIXELS = 16.0
+"""Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
+
+
+def space_to_depth(x: Tensor, side: int) -> Tensor:
+    """Gather blocks of side x side cells into channels: (F, h, w, E) -> (F, h / side, w / side, side * side * E)."""
+    f, h, w, e = x.shape
+    x = x.view(f, h // side, side, w // side, side, e).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(f, h // side, w // side, side * side * e)
+
+
+def depth_to_space(x: Tensor, side: int) -> Tensor:
+    """Undo `space_to_depth`: (F, h, w, side * side * E) -> (F, h * side, w * side, E)."""
+    f, h, w, c = x.shape
+    x = x.view(f, h, w, side, side, c // side**2).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(f, h * side, w * side, c // side**2)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Layer normalisation over the last axis without learned scale (the modulation brings it)."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
+    """Fetch every pixel from ``flow`` (down, right; in pixels) away, bilinearly; the border pixel stands for outside."""
+    _, h, w, _ = frame_FHWc.shape
+    y = torch.arange(h, device=frame_FHWc.device)[:, None] + 0.5 + flow_FHW2[..., 0]
+    x = torch.arange(w, device=frame_FHWc.device) + 0.5 + flow_FHW2[..., 1]
+    places = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], dim=-1)
+    moved = F.grid_sample(frame_FHWc.permute(0, 3, 1, 2), places, padding_mode="border", align_corners=False)
+    return moved.permute(0, 2, 3, 1)
+
+
+class ConvBlock(nn.Module):
+    """Residual block of the detail path: two 3 x 3 convolutions with feature-wise modulation by the frame condition."""
+
+    def __init__(self, channels: int, cond_dim: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_dim, 2 * channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.normal_(self.modulation.weight, std=0.02)
+        nn.init.zeros_(self.modulation.bias)
+        with torch.no_grad():
+            self.second.weight.mul_(0.3)
+
+    def forward(self, x_FhwE: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the refined cells (F, h, w, E)."""
+        scale, shift = self.modulation(cond_FC)[:, None, None].chunk(2, dim=-1)
+        y = F.silu(normalise(x_FhwE) * (1 + scale) + shift)
+        y = F.silu(self.first(y.permute(0, 3, 1, 2)))
+        return x_FhwE + self.second(y).permute(0, 2, 3, 1)
+
+
+class DetailStem(nn.Module):
+    """From pixels to tokens: the frame, the previous context frame and the place, convolved on cells, then patched."""
+
+    def __init__(self, config: ModelConfig, cond_dim: int) -> None:
+        super().__init__()
+        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
+        self.embed = nn.Linear(2 * 3 * self.cell**2 + 2, config.stem_channels)
+        self.block = ConvBlock(config.stem_channels, cond_dim)
+        self.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
+
+    def forward(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (F, R, C, D) and the cells (F, h, w, E) that the head's skip connection reads."""
+        cells = space_to_depth(torch.cat([frame_FHWc, previous_FHWc], dim=-1), self.cell)  # (F, h, w, 6 * cell^2)
+        f, h, w, _ = cells.shape
+        y = torch.linspace(-1, 1, h, dtype=cells.dtype, device=cells.device)[:, None, None].expand(h, w, 1)
+        x = torch.linspace(-1, 1, w, dtype=cells.dtype, device=cells.device)[None, :, None].expand(h, w, 1)
+        place = torch.cat([y, x], dim=-1).expand(f, h, w, 2)
+        cells = self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)  # (F, h, w, E)
+        return self.to_tokens(space_to_depth(cells, self.merge)), cells
+
+
+class DetailHead(nn.Module):
+    """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
+
+    Every pixel is a blend, by an estimated gate, of a new value and of the previous context frame moved along an
+    estimated flow (as in Finn et al. 2016 and Deep Voxel Flow, Liu et al. 2017): what stays or only moves stays sharp.
+    Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
+    """
+
+    def __init__(self, config: ModelConfig, cond_dim: int) -> None:
+        super().__init__()
+        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
+        self.from_tokens = nn.Linear(config.width, config.stem_channels * self.merge**2)
+        self.join = nn.Linear(2 * config.stem_channels, config.stem_channels)
+        self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
+        self.out = nn.Linear(config.stem_channels, 6 * self.cell**2)
+        nn.init.normal_(self.out.weight, std=0.02)
+        with torch.no_grad():  # nothing moves at first
+            self.out.weight.view(self.cell**2, 6, -1)[:, 4:] = 0
+            self.out.bias.view(self.cell**2, 6)[:, 4:] = 0
+
+    def forward(
+        self, tokens_FRCD: Tensor, cells_FhwE: Tensor, previous_FHWc: Tensor, cond_FC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the clean frame estimate and the moved previous frame in it, both (F, H, W, 3) in float32."""
+        coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
+        cells = self.join(torch.cat([coarse, cells_FhwE], dim=-1))
+        for block in self.blocks:
+            cells = block(cells, cond_FC)
+        new, gate, flow = depth_to_space(self.out(cells), self.cell).float().split([3, 1, 2], dim=-1)
+        moved = warp(previous_FHWc.float(), FLOW_PIXELS * flow)
+        return torch.lerp(new, moved, gate.sigmoid()), moved
