@@ -18,7 +18,7 @@ import numpy as np
 
 from worldsim.envs.state import body_slots
 from worldsim.eval.colours import read_colours
-from worldsim.eval.figures import data_uri, error_curves, side_by_side, webp
+from worldsim.eval.figures import above_one_another, data_uri, enlarged, error_curves, side_by_side, webp
 from worldsim.eval.longrun import VISIBLE
 from worldsim.eval.pixels import PixelErrors, copy_last, pixel_errors
 from worldsim.eval.showcase import SHOWCASE, showcase_scripts
@@ -51,7 +51,7 @@ def demo(
     frames: int = DEMO_FRAMES,
     device: str = "cpu",
 ) -> Demo:
-    """Dream the staged ``scenes`` beside the truth and write ``out/index.html`` and ``out/results.json``.
+    """Dream the staged ``scenes`` beside the truth; write ``index.html``, ``demo.webp`` and ``results.json`` to ``out``.
 
     Args:
         checkpoint: name, folder or model; its world must be the Arena.
@@ -99,6 +99,7 @@ def demo(
     ]
     page = folder / "index.html"
     page.write_text(_render(results, cards), encoding="utf-8")
+    (folder / "demo.webp").write_bytes(_picture(truth, dreamt, round(1000 / model.spec.frame_rate_hz)))
     write_json(folder / "results.json", results)
     return Demo(page=page, summary=_summary(results, page), results=results)
 
@@ -155,6 +156,14 @@ def _card(
         "clip": data_uri(clip, "image/webp"),
         "curves": error_curves(curves, script.actions, model.spec.action_names, frame_rate_hz=rate, name=script.label),
     }
+
+
+def _picture(truth: Truth, dreamt: np.ndarray, frame_ms: int) -> bytes:
+    """Return all scenes in one moving picture, doubled in size: truths in the upper row, dreams in the lower."""
+    upper = np.concatenate([truth.last[:, None], truth.frames], axis=1)
+    lower = np.concatenate([truth.last[:, None], dreamt], axis=1)
+    rows = above_one_another([side_by_side(list(upper)), side_by_side(list(lower))])
+    return webp(enlarged(rows, 2), frame_ms=frame_ms)
 
 
 def _render(results: Mapping[str, Any], cards: list[dict[str, Any]]) -> str:

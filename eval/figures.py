@@ -38,6 +38,19 @@ def side_by_side(
     return np.concatenate(parts, axis=2)
 
 
+def above_one_another(
+    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], gap: int = 2, grey: int = 128
+) -> UInt8[np.ndarray, "t h2 w 3"]:
+    """Put clips of equal size one above another, ``gap`` grey pixels between them."""
+    turned = [clip.swapaxes(1, 2) for clip in clips]
+    return side_by_side(turned, gap, grey).swapaxes(1, 2)
+
+
+def enlarged(frames: UInt8[np.ndarray, "t h w 3"], times: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """Return frames with every pixel repeated ``times`` times both ways."""
+    return frames.repeat(times, axis=1).repeat(times, axis=2)
+
+
 def webp(frames: UInt8[np.ndarray, "t h w 3"], frame_ms: int, last_ms: int = 1000) -> bytes:
     """Return an endless animated WebP (lossless, pixel for pixel) that rests ``last_ms`` on its last frame."""
     pictures = [Image.fromarray(frame) for frame in frames]

@@ -65,6 +65,20 @@ def test_every_clip_shows_truth_and_dream_from_the_same_first_frame(made: Demo) 
     assert (halves[1][0] != halves[1][1]).any()
 
 
+def test_one_moving_picture_shows_truths_above_dreams(made: Demo) -> None:
+    """demo.webp has the first frames equal in both rows, pixel for pixel at double size, and other ones later."""
+    with Image.open(made.page.parent / "demo.webp") as clip:
+        assert getattr(clip, "n_frames", 1) == 33
+        assert clip.size == (2 * (64 + 2 + 64), 2 * (64 + 2 + 64))
+        rows = []
+        for frame in (0, 20):
+            clip.seek(frame)
+            picture = np.asarray(clip.convert("RGB"))
+            rows.append((picture[:128], picture[-128:]))
+    assert (rows[0][0] == rows[0][1]).all()
+    assert (rows[1][0] != rows[1][1]).any()
+
+
 def test_numbers_lie_beside_the_page_and_are_told(made: Demo) -> None:
     """results.json holds what was shown, and the summary names the page, the error and where the rest is."""
     results = json.loads((made.page.parent / "results.json").read_text())

@@ -72,7 +72,7 @@ class LossConfig:
     """... but for this share of the clips, whose context carries none."""
     action_dropout: float = 0.1
     """Share of clips whose actions are hidden behind the null embedding."""
-    readout_weight: float = 0.03
+    readout_weight: float = 0.1
     """Weight of reward, termination and named readouts beside the image loss."""
 
 

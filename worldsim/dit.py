@@ -96,6 +96,10 @@ class Block(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
+READOUT_SLOTS = 4
+"""Weighted means of a frame's tokens from which readouts are read: a single mean would lose what stands where."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamCache:
     """Keys and values of the last ``window`` frames, a ring per row: frame t of a row lies in slot t mod window."""
@@ -116,8 +120,11 @@ class DiT(nn.Module):
         self.frame_embed = nn.Linear(cond_dim, config.width)
         self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
         self.head = DetailHead(config, cond_dim)
+        self.readout_slots = nn.Linear(config.width, READOUT_SLOTS)
         self.readout = nn.Sequential(
-            nn.Linear(config.width, 2 * config.width), nn.SiLU(), nn.Linear(2 * config.width, readout_dim)
+            nn.Linear(READOUT_SLOTS * config.width, 2 * config.width),
+            nn.SiLU(),
+            nn.Linear(2 * config.width, readout_dim),
         )
 
     @property
@@ -136,7 +143,10 @@ class DiT(nn.Module):
 
     def readouts(self, tokens_ND: Tensor) -> Tensor:
         """Return the raw readout rows (..., readout_dim) of committed tokens (..., N, D)."""
-        return self.readout(normalise(tokens_ND).mean(dim=-2)).float()
+        tokens_ND = normalise(tokens_ND)
+        shares = self.readout_slots(tokens_ND).softmax(dim=-2)  # (..., N, slots)
+        pooled = shares.transpose(-1, -2) @ tokens_ND  # (..., slots, D)
+        return self.readout(pooled.flatten(-2)).float()
 
     def forward(
         self, clean_BTHWc: Tensor, noisy_BTHWc: Tensor, clean_cond_BTC: Tensor, noisy_cond_BTC: Tensor

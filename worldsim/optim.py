@@ -17,6 +17,9 @@ class OptimConfig:
     """Muon (Jordan et al. 2024), scaled to AdamW's update size, for the matrices inside the transformer blocks."""
     adamw_lr: float = 3e-3
     """AdamW for everything else: embeddings, convolutions, modulation, norms, in and out projections."""
+    readout_lr: float = 3e-4
+    """AdamW for the readout head: named state differs between clips more than within them, so a batch holds few samples
+    of it, and at the rate of the pixels it would chase each batch and learn nothing."""
     weight_decay: float = 0.01
     warmup_share: float = 0.02
     """Share of the steps in which the learning rate rises from 0."""
@@ -26,17 +29,29 @@ class OptimConfig:
     ema_decay: float = 0.998
     """Decay per step of the moving average that is saved, validated and played."""
 
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """Peak learning rates in the order of `make_optimizers`."""
+        return self.muon_lr, self.adamw_lr, self.readout_lr
+
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Return Muon over the matrices of the transformer blocks and AdamW over the rest."""
-    matrices, rest = [], []
+    """Return Muon over the matrices of the transformer blocks, AdamW over the rest, and AdamW over the readout head."""
+    matrices, readout, rest = [], [], []
     for name, parameter in model.named_parameters():
         inner = ".blocks." in name and "head." not in name and "modulation" not in name
-        (matrices if inner and parameter.ndim == 2 and "gain" not in name else rest).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=config.adamw_lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
-    ]
+        if inner and parameter.ndim == 2 and "gain" not in name:
+            matrices.append(parameter)
+        else:
+            (readout if ".readout" in name else rest).append(parameter)
+
+    def adamw(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+
+    muon = torch.optim.Muon(
+        matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw(rest, config.adamw_lr), adamw(readout, config.readout_lr)]
 
 
 def learning_rate_factor(step: int, total: int, config: OptimConfig) -> float:

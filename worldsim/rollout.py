@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.attention import CHUNK_FRAMES, attend, rotary_phases
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.detail import normalise
-from worldsim.dit import Block, DiT, StreamCache
+from worldsim.dit import Block, DiT
 from worldsim.errors import UsageError
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -299,6 +299,3 @@ def predict(
         state = out.state
         frames.append(out.frames)
     return np.stack(frames, axis=1)
-
-
-__all__ = ["FrameStream", "Rollout", "StepOutput", "StreamCache", "predict"]

@@ -273,7 +273,7 @@ class _Run:
         self.accelerator.backward(terms["loss"])
         self.accelerator.clip_grad_norm_(self.prepared.parameters(), c.optim.grad_clip)
         factor = learning_rate_factor(self.step, total, c.optim)
-        for optimizer, rate in zip(self.optimizers, (c.optim.muon_lr, c.optim.adamw_lr), strict=True):
+        for optimizer, rate in zip(self.optimizers, c.optim.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.step()
