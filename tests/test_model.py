@@ -89,7 +89,7 @@ def test_overfits_one_clip():
     target = to_unit(clip.frames[:, 1:])
     start = float((target - target.mean(1, keepdim=True)).square().mean())
     image = start
-    for step in range(220):
+    for step in range(300):
         optimizer.zero_grad()
         terms = denoiser.loss(clip, draws_for(clip, seed=step, action_dropout=0.0), config)
         terms["loss"].backward()
