@@ -138,6 +138,16 @@ def test_null_action_is_not_the_zero_action():
     assert (hidden - zero).abs().max() > 1e-4
 
 
+def test_actions_are_shown_on_their_range():
+    """An action at its bound stands as 1 beside the embedding, whatever the unit; a hidden one as 0."""
+    spec = dataclasses.replace(SPEC, action_low=(-2.0, 0.0), action_high=(2.0, 10.0))
+    condition = checkpoints.build(TINY, spec).network.condition
+    level, index = torch.zeros(2), torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        shown = condition(level, index, torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([True, False]))
+    assert shown[:, -2:].tolist() == [[1.0, -1.0], [0.0, 0.0]]
+
+
 def test_shortcut_goal_is_two_half_steps():
     """The shortcut goal is where two Euler steps of half the size lead, written as a clean estimate (Frans et al.)."""
     denoiser = make_denoiser().eval()
