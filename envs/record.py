@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import joblib
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from worldsim.envs.adapt import make_environment
 from worldsim.envs.behaviours import BEHAVIOURS_VERSION
 from worldsim.envs.collect import collect, recorded_spec
+from worldsim.envs.workers import in_processes
 from worldsim.errors import UsageError
 from worldsim.storage import RecordingHeader, build_index, shard_is_whole, write_atomically, write_shard
 
@@ -108,8 +109,7 @@ def _check_counts(**counts: int) -> None:
 def _record_shards(folder: Path, header: RecordingHeader, missing: Mapping[int, Sequence[int]], workers: int) -> int:
     """Record the missing shards in ``workers`` processes and return the number of frames; shows frames per second."""
     tasks = [joblib.delayed(_record_shard)(folder, header, shard, ids) for shard, ids in missing.items()]
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    finished = cast(Iterator[tuple[int, int]], parallel(tasks))
+    finished: Iterator[tuple[int, int]] = in_processes(tasks, workers, order="generator_unordered")
     episodes = sum(len(ids) for ids in missing.values())
     frames, started = 0, time.perf_counter()
     with tqdm(total=episodes, desc="recording", unit="episode", disable=not missing) as bar:

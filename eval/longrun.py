@@ -14,7 +14,7 @@ from jaxtyping import Float64, UInt8
 
 from worldsim.envs.state import body_slots
 from worldsim.eval.colours import read_colours
-from worldsim.eval.pixels import laplacian_energy
+from worldsim.metrics import laplacian_energy
 from worldsim.eval.statistics import Estimate, ratio
 from worldsim.eval.trials import Truth
 

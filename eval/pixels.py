@@ -1,4 +1,4 @@
-"""Errors of predicted frames where something moves, the trivial predictions, sharpness. Knows no model and no world.
+"""Errors of predicted frames where something moves, and the trivial predictions. Knows no model and no world.
 
 Frames are uint8 RGB; errors are squared differences in units where black is -1 and white is 1, averaged over RGB.
 Most of a frame stands still, so an error over whole frames flatters whoever copies: only *moving* pixels count. A pixel
@@ -77,11 +77,3 @@ def derangement(count: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]
     result = np.empty(count, dtype=np.int64)
     result[order] = np.roll(order, 1)
     return result
-
-
-def laplacian_energy(frames: UInt8[np.ndarray, "*batch h w 3"]) -> Float64[np.ndarray, "*batch"]:
-    """Return the mean squared Laplacian (four neighbours, inner pixels, levels 0 .. 1) of each frame: its sharpness."""
-    x = frames.astype(np.float32) / 255
-    inner = x[..., 1:-1, 1:-1, :]
-    around = x[..., :-2, 1:-1, :] + x[..., 2:, 1:-1, :] + x[..., 1:-1, :-2, :] + x[..., 1:-1, 2:, :]
-    return np.square(around - 4 * inner).mean(axis=(-1, -2, -3), dtype=np.float64)

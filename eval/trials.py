@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import joblib
@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from worldsim.envs.behaviours import choose_behaviour
 from worldsim.envs.tracks import facts_of, outside_wedge
+from worldsim.envs.workers import in_processes
 from worldsim.errors import UsageError
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
@@ -132,7 +133,7 @@ def simulate(spec: WorldSpec, scripts: Sequence[Script], times: Sequence[int] | 
     size = -(-len(scripts) // max(1, min(workers, len(scripts))))
     chunks = [scripts[first : first + size] for first in range(0, len(scripts), size)]
     tasks = [joblib.delayed(_play_all)(spec, chunk, kept) for chunk in chunks]
-    played = cast(list[list[dict[str, np.ndarray]]], joblib.Parallel(n_jobs=len(chunks))(tasks))
+    played: list[list[dict[str, np.ndarray]]] = list(in_processes(tasks, len(chunks)))
     rows = [row for chunk in played for row in chunk]
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return Truth(**columns, times=kept)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from worldsim.eval.colours import COLOURS, MIN_PIXELS, PALETTE, read_colours
-from worldsim.eval.pixels import copy_last, derangement, laplacian_energy, mean_frame, pixel_errors
-from worldsim.metrics import moving_pixels
+from worldsim.eval.pixels import copy_last, derangement, mean_frame, pixel_errors
+from worldsim.metrics import laplacian_energy, moving_pixels
 
 
 def _world(steps: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -7,14 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import PRESETS, ModelConfig, preset
-from worldsim.denoiser import Clip, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
+from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
 from worldsim.detail import depth_to_space, space_to_depth, warp
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
+from worldsim.optim import Muon
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.spec import WorldSpec
 
@@ -85,7 +87,7 @@ def test_overfits_one_clip():
     denoiser = make_denoiser()
     clip = make_clip(batch=1, steps=4)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
-    config = LossConfig(action_dropout=0.0, chroma_weight=0.0)
+    config = LossConfig(action_dropout=0.0, chroma_weight=0.0, change_weight=0.0, robust_weight=0.0)
     target = to_unit(clip.frames[:, 1:])
     start = float((target - target.mean(1, keepdim=True)).square().mean())
     image = start
@@ -106,10 +108,10 @@ def test_targets_see_only_their_past():
 
     def estimate(frames: torch.Tensor, actions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         unit = to_unit(frames)
-        clean = add_noise(unit[:, :-1], draws.context_noise, draws.context_level)
+        seen = Context.of(unit[:, :-1], draws)
         noisy = add_noise(unit[:, 1:], noise, torch.zeros_like(draws.level))  # pure noise hides the targets
         with torch.no_grad():
-            return denoiser.estimate(clean, noisy, denoiser.conditions(actions, draws.known, draws))[0][0]
+            return denoiser.estimate(seen, noisy, denoiser.conditions(actions, draws.known, draws))[0][0]
 
     base = estimate(clip.frames, clip.actions, draws.noise)
     frames = clip.frames.clone()
@@ -154,13 +156,13 @@ def test_shortcut_goal_is_two_half_steps():
     clip = make_clip(batch=2)
     draws = dataclasses.replace(draws_for(clip), num_steps=torch.tensor([2, 2]), level=torch.zeros(2, 6))
     unit = to_unit(clip.frames)
-    clean = add_noise(unit[:, :-1], draws.context_noise, draws.context_level)
+    seen = Context.of(unit[:, :-1], draws)
     noisy = draws.noise
-    goal = denoiser.shortcut_goal(clean, noisy, clip.actions, draws)
+    goal = denoiser.shortcut_goal(seen, noisy, clip.actions, draws)
 
     def denoise(z: torch.Tensor, level: float) -> torch.Tensor:
         at = dataclasses.replace(draws, num_steps=torch.tensor([4, 4]), level=torch.full((2, 6), level))
-        return denoiser.estimate(clean, z, denoiser.conditions(clip.actions, draws.known, at))[0]
+        return denoiser.estimate(seen, z, denoiser.conditions(clip.actions, draws.known, at))[0]
 
     with torch.no_grad():
         z = noisy + (denoise(noisy, 0.0) - noisy) * 0.25
@@ -266,3 +268,22 @@ def test_unknown_preset_and_bad_sizes_say_what_is_allowed():
         ModelConfig(width=100, depth=1, heads=3)
     with pytest.raises(UsageError, match="unknown keys"):
         ModelConfig.from_json({**PRESETS["nano"].to_json(), "colour": 1})
+
+
+def test_muon_is_torchs_muon():
+    """Three steps move tall, square and wide matrices as `torch.optim.Muon` does, to the precision of its bfloat16."""
+    shapes = [(24, 8), (8, 8), (8, 24), (24, 8)]
+    moved = []
+    for make in (torch.optim.Muon, Muon):
+        generator = torch.Generator().manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        scaled = {"adjust_lr_fn": "match_rms_adamw"} if make is torch.optim.Muon else {}
+        optimizer = make(matrices, lr=0.1, weight_decay=0.1, **scaled)
+        start = [matrix.detach().clone() for matrix in matrices]
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            optimizer.step()
+        moved.append([matrix.detach() - before for matrix, before in zip(matrices, start, strict=True)])
+    for reference, ours in zip(*moved, strict=True):
+        assert (reference - ours).norm() < 0.02 * reference.norm()

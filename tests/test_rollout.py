@@ -10,7 +10,7 @@ import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ModelConfig
-from worldsim.denoiser import CONTEXT_STEP, Draws, step_index, to_uint8
+from worldsim.denoiser import CONTEXT_STEP, Context, Draws, step_index, to_uint8, to_unit
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.rollout import FrameStream, Rollout
@@ -87,18 +87,24 @@ def test_the_cached_stream_is_the_full_history_pass(
     noisy = torch.from_numpy(rng.standard_normal((count, HEIGHT, WIDTH, 3)).astype(np.float32))
     at = (level, int(step_index(num_steps)))
     state = rollout.start(context, actions[None, :context_steps], np.asarray([5]))
-    # one frame at a time, dreaming freely; `committed` is what the network was shown
-    shown, estimates, rows = [state.committed.clone()], [], [state.readout.clone()]
+    # one frame at a time, dreaming freely
+    shown, noised, estimates, rows = [], [], [], [state.readout.clone()]
     for t in range(context_steps, count):
         action = torch.from_numpy(actions[None, t])
         stream = FrameStream(network, state.fork(), action, [at])
-        estimates.append(stream.estimate(noisy[None, t], state.committed, at))
+        estimates.append(stream.estimate(noisy[None, t], state.recent, at))
+        ahead = state.fork()
+        noise = [ahead.draw((HEIGHT, WIDTH, 3)) for _ in range(2)][1]  # the sampler's, then the commit's
         state = rollout.step(state, actions[None, t]).state
-        shown.append(state.committed.clone())
+        shown.append(state.recent[:, -1].clone())
+        noised.append((1 - rollout.context_noise) * shown[-1] + rollout.context_noise * noise)
         rows.append(state.readout.clone())
 
-    prefix = _as_committed(rollout, context, seed=5)
-    clean = torch.cat([prefix[:, :-1], torch.cat(shown)[None]], dim=1)  # (1, count + 1, H, W, 3)
+    before = to_unit(torch.from_numpy(context))
+    history = Context(  # (1, count, H, W, 3)
+        shown=torch.cat([before, torch.stack(shown[:-1], dim=1)], dim=1),
+        noised=torch.cat([_as_committed(rollout, context, seed=5), torch.stack(noised[:-1], dim=1)], dim=1),
+    )
     draws = Draws(
         context_noise=torch.empty(0),
         noise=torch.empty(0),
@@ -108,7 +114,7 @@ def test_the_cached_stream_is_the_full_history_pass(
         num_steps=torch.tensor([num_steps]),
     )
     conds = model.denoiser.conditions(torch.from_numpy(actions)[None], draws.known, draws)
-    full, readouts = model.denoiser.estimate(clean[:, :-1], noisy[None], conds)
+    full, readouts = model.denoiser.estimate(history, noisy[None], conds)
 
     torch.testing.assert_close(torch.cat(estimates), full[0, context_steps:], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(torch.cat(rows[:-1]), readouts[0, context_steps:], atol=2e-5, rtol=1e-4)
@@ -131,8 +137,8 @@ def test_a_step_is_the_sampler_over_the_stream(model: WorldModel) -> None:
     index = int(step_index(2))
     stream = FrameStream(model.denoiser.network, state.fork(), torch.from_numpy(action), [(0.0, index), (0.5, index)])
     noise = state.fork().draw((HEIGHT, WIDTH, 3))
-    half = noise + (stream.estimate(noise, state.committed, (0.0, index)) - noise) / 2
-    wanted = stream.estimate(half, state.committed, (0.5, index))
+    half = noise + (stream.estimate(noise, state.recent, (0.0, index)) - noise) / 2
+    wanted = stream.estimate(half, state.recent, (0.5, index))
     got = rollout.step(state, action).frames
     assert np.abs(got.astype(int) - to_uint8(wanted).numpy()).max() <= 1
 
@@ -146,16 +152,16 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
     far.times.add_(20_002)
     noise = torch.from_numpy(rng.standard_normal((1, HEIGHT, WIDTH, 3)).astype(np.float32))
     ask, keep = (0.25, int(step_index(4))), (0.95, CONTEXT_STEP)
-    memory = CONFIG.depth * (CONFIG.window - 1)
+    memory = (CONFIG.depth + 1) * (CONFIG.window - 1)  # what is recalled is found by keys that have seen the trunk
     for t in range(memory + 4):
         frame = torch.from_numpy(rng.uniform(-1, 1, (1, HEIGHT, WIDTH, 3)).astype(np.float32))
         action = torch.from_numpy(actions_of(rng, 1))
         answers = []
         for state in (near, far):
             stream = FrameStream(network, state, action, [ask, keep])
-            answers.append(stream.estimate(noise, state.committed, ask))
-            state.readout.copy_(stream.commit(frame, state.committed, keep))
-            state.committed.copy_(frame)
+            answers.append(stream.estimate(noise, state.recent, ask))
+            state.readout.copy_(stream.commit(frame, frame, state.recent, keep))
+            state.recent.copy_(torch.cat([state.recent[:, 1:], frame[:, None]], dim=1))
             state.times.add_(1)
         if t > memory:
             torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
@@ -251,7 +257,7 @@ def test_rows_can_be_split_joined_and_exchanged(model: WorldModel) -> None:
 
 def assert_same_world(one: WorldState, other: WorldState) -> None:
     """Assert that two states are equal in everything they hold, the next noise included."""
-    for name in ("times", "committed", "readout"):
+    for name in ("times", "recent", "readout"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert torch.equal(one.cache.keys, other.cache.keys)
     assert torch.equal(one.cache.values, other.cache.values)

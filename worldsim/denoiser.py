@@ -24,7 +24,10 @@ CONTEXT_STEP = 0
 
 
 NEAR_PIXELS = 4
-"""How far from a coloured pixel of the frame before the loss still weighs more: about a body's way in one step."""
+"""How far from a coloured or changing pixel the loss still weighs more: about a body's way in one step."""
+
+CHANGED = 0.125
+"""Least difference between two frames (range -1 .. 1) of a pixel that changes."""
 
 MOTION_BLOCKS = (4, 8)
 """Sides in pixels of the blocks over which the motion error is also taken."""
@@ -64,6 +67,17 @@ class LossConfig:
     """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
     motion_weight: float = 1.0
     """Weight of the error of the moved previous frame, which teaches the flow."""
+    change_weight: float = 4.0
+    """Extra weight near pixels that change from one frame to the next, where they come from and where they go to.
+
+    Most pixels of most frames stay, and a pusher is 1 % of them. This weight does look at the target, but it weighs the
+    place left and the place taken alike, so that it favours neither."""
+    robust_weight: float = 0.2
+    """Weight of a pseudo-Huber term: squared error hardly feels a contrast lost by some per cent a frame."""
+    robust_scale: float = 0.01
+    """Error (range -1 .. 1) above which the pseudo-Huber term is linear."""
+    recall_weight: float = 0.3
+    """Weight of the error of what is recalled, which teaches where to look for it."""
     start_share: float = 0.5
     """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
     context_noise_max: float = 0.05
@@ -158,6 +172,23 @@ def draw(
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """Frames 0 .. T-1 (B, T, H, W, 3), -1 .. 1: as they were shown, and with their context noise."""
+
+    shown: Tensor
+    noised: Tensor
+
+    @classmethod
+    def of(cls, shown: Tensor, draws: Draws) -> Context:
+        """Return ``shown`` with the context noise of ``draws`` beside it."""
+        return cls(shown=shown, noised=add_noise(shown, draws.context_noise, draws.context_level))
+
+    def rows(self, rows: Tensor) -> Context:
+        """Return some clips only."""
+        return Context(shown=self.shown[rows], noised=self.noised[rows])
+
+
 class Denoiser(nn.Module):
     """The network with the meaning of its inputs: ``loss`` for training, ``estimate`` for what it thinks is there."""
 
@@ -202,24 +233,29 @@ class Denoiser(nn.Module):
             condition(draws.level, target_step, clip_actions, known_BT),
         )
 
-    def estimate(self, clean: Tensor, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def estimate(self, context: Context, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the clean estimates of frames 1 .. T and the raw readout rows of frames 0 .. T-1."""
-        estimate, _, raw = self.network(clean, noisy, *conds)
+        estimate, _, raw = self.network(context.shown, context.noised, noisy, *conds)
         return estimate, raw
 
     @torch.no_grad()
-    def own_context(self, clip: Clip, draws: Draws, own: Tensor) -> Tensor:
-        """Return frames 0 .. T-1 as the model would see them in a dream: its own one-step estimates where ``own`` (B, T).
+    def own_context(self, clip: Clip, draws: Draws, first: Tensor, depth: int) -> Tensor:
+        """Return frames 0 .. T-1 as a dream would show them: from frame ``first`` (B,) on the model's own estimates.
 
-        Scheduled sampling made parallel (Mihaylova & Martins 2019): one teacher-forced pass estimates all frames at
-        once from pure noise, so that what copies pixels forward is trained on imperfect ones.
+        Scheduled sampling made parallel (Mihaylova & Martins 2019): every pass estimates all frames at once from pure
+        noise, given the pass before it, so that after ``depth`` passes an estimate stands on up to ``depth`` - 1
+        others, with their errors. What copies pixels forward is trained on imperfect ones.
         """
         frames = to_unit(clip.frames)
-        clean = add_noise(frames[:, :-1], draws.context_noise, draws.context_level)
         start = dataclasses.replace(draws, level=torch.zeros_like(draws.level))
-        estimate, _ = self.estimate(clean, draws.noise, self.conditions(clip.actions, draws.known, start))
-        shown = torch.cat([frames[:, :1], estimate[:, :-1].clamp(-1, 1)], dim=1)
-        return torch.where(own[..., None, None, None], shown, frames[:, :-1])
+        conds = self.conditions(clip.actions, draws.known, start)
+        own = (torch.arange(draws.level.shape[1], device=first.device) >= first[:, None])[..., None, None, None]
+        shown = frames[:, :-1]
+        for _ in range(depth):
+            estimate, _ = self.estimate(Context.of(shown, draws), draws.noise, conds)
+            seen = torch.cat([frames[:, :1], to_unit(to_uint8(estimate[:, :-1]))], dim=1)
+            shown = torch.where(own, seen, frames[:, :-1])
+        return shown
 
     def forward(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
         """Call `loss`: the form in which distributed wrappers reach it."""
@@ -234,30 +270,38 @@ class Denoiser(nn.Module):
         frames = to_unit(clip.frames)
         shown = frames[:, :-1] if context is None else context
         target = frames[:, 1:]
-        clean = add_noise(shown, draws.context_noise, draws.context_level)
+        seen = Context.of(shown, draws)
         noisy = add_noise(target, draws.noise, draws.level)
-        estimate, moved, raw = self.network(clean, noisy, *self.conditions(clip.actions, draws.known, draws))
-        pixels = self.pixel_weight(frames[:, :-1], config)
-        motion = self.motion_error(moved - target, pixels)
+        conds = self.conditions(clip.actions, draws.known, draws)
+        estimate, copies, raw = self.network(seen.shown, seen.noised, noisy, *conds)
+        pixels = self.pixel_weight(frames, config)
+        motion = self.motion_error(copies.moved - target, pixels)
+        recall = (pixels * (copies.recalled - target).square()).mean()
         finest = draws.num_steps == self.network.config.max_steps
         if not bool(finest.all()):
             rows = (~finest).nonzero()[:, 0]
-            goal = self.shortcut_goal(clean[rows], noisy[rows], clip.actions[rows], draws.rows(rows))
+            goal = self.shortcut_goal(seen.rows(rows), noisy[rows], clip.actions[rows], draws.rows(rows))
             target = target.index_copy(0, rows, goal)
-        image = (pixels * self.level_weight(draws.level, config) * (estimate - target).square()).mean()
+        squared = (estimate - target).square()
+        robust = config.robust_scale * ((1 + squared / config.robust_scale**2).sqrt() - 1)
+        weight = pixels * self.level_weight(draws.level, config)
+        image = (weight * (squared + config.robust_weight * robust)).mean()
         read = self.readout_terms(raw, clip)
-        total = image + config.motion_weight * motion + config.readout_weight * torch.stack(list(read.values())).sum()
-        return {"image": image, "motion": motion, **read, "loss": total}
+        total = image + config.motion_weight * motion + config.recall_weight * recall
+        total = total + config.readout_weight * torch.stack(list(read.values())).sum()
+        return {"image": image, "motion": motion, "recall": recall, **read, "loss": total}
 
     @staticmethod
-    def pixel_weight(before: Tensor, config: LossConfig) -> Tensor:
-        """Weight (B, T, H, W, 1) of each target pixel from the frame before it, 1 on average over the clip."""
+    def pixel_weight(frames: Tensor, config: LossConfig) -> Tensor:
+        """Weight (B, T, H, W, 1) of each pixel of frames 1 .. T, 1 on average: colour before it and change to it weigh."""
+        before = frames[:, :-1]
         chroma = (before.amax(-1) - before.amin(-1)) / 2
+        change = ((frames[:, 1:] - before).abs().amax(-1) > CHANGED).float()
+        weight = config.chroma_weight * chroma.clamp(min=0) + config.change_weight * change
         side, border = 2 * NEAR_PIXELS + 1, NEAR_PIXELS
-        near = F.max_pool2d(chroma, (side, 1), stride=1, padding=(border, 0))  # two passes: far cheaper than a square
-        near = F.max_pool2d(near, (1, side), stride=1, padding=(0, border))
-        weight = 1 + config.chroma_weight * near[..., None]
-        return weight / weight.mean()
+        near = F.max_pool2d(weight, (side, 1), stride=1, padding=(border, 0))  # two passes: far cheaper than a square
+        near = 1 + F.max_pool2d(near, (1, side), stride=1, padding=(0, border))[..., None]
+        return near / near.mean()
 
     @staticmethod
     def motion_error(difference: Tensor, weight: Tensor) -> Tensor:
@@ -278,7 +322,7 @@ class Denoiser(nn.Module):
         return (config.ramp + (1 - config.ramp) * level)[..., None, None, None]
 
     @torch.no_grad()
-    def shortcut_goal(self, clean: Tensor, noisy: Tensor, actions: Tensor, draws: Draws) -> Tensor:
+    def shortcut_goal(self, context: Context, noisy: Tensor, actions: Tensor, draws: Draws) -> Tensor:
         """Return the clean estimate that one step of size d should give: what two steps of d / 2 give.
 
         Shortcut models (Frans et al. 2024, Eq. 5) in x-space (Dreamer 4, arXiv 2509.24527, Eq. 7):
@@ -289,11 +333,11 @@ class Denoiser(nn.Module):
         half = (0.5 / draws.num_steps)[:, None, None, None, None].to(t.dtype)
         steps = (2 * draws.num_steps).clamp(max=self.network.config.max_steps)
         first = dataclasses.replace(draws, num_steps=steps)
-        x1, _ = self.estimate(clean, noisy, self.conditions(actions, draws.known, first))
+        x1, _ = self.estimate(context, noisy, self.conditions(actions, draws.known, first))
         b1 = (x1 - noisy) / (1 - t)
         middle = noisy + b1 * half
         second = dataclasses.replace(first, level=draws.level + half[..., 0, 0, 0])
-        x2, _ = self.estimate(clean, middle, self.conditions(actions, draws.known, second))
+        x2, _ = self.estimate(context, middle, self.conditions(actions, draws.known, second))
         b2 = (x2 - middle) / (1 - t - half)
         return noisy + (1 - t) * (b1 + b2) / 2
 

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
 
+RECENT_FRAMES = 2
+"""Frames before the one at hand that the detail path sees in pixels: with two of them motion can be seen locally."""
+
 FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
+
+SHARE_FLOOR = 0.1
+"""Smaller shares of a pixel's blend count as none, so that a pixel that stays can stay to the bit, frame after frame."""
 
 
 def space_to_depth(x: Tensor, side: int) -> Tensor:
@@ -36,12 +42,17 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
-    """Fetch every pixel from ``flow`` (down, right; in pixels) away, bilinearly; the border pixel stands for outside."""
+    """Fetch every pixel from ``flow`` (down, right; in pixels) away; the border pixel stands for outside.
+
+    Bicubic, because a dream resamples its frames again and again: bilinear interpolation would blur a little each time.
+    """
     _, h, w, _ = frame_FHWc.shape
     y = torch.arange(h, device=frame_FHWc.device)[:, None] + 0.5 + flow_FHW2[..., 0]
     x = torch.arange(w, device=frame_FHWc.device) + 0.5 + flow_FHW2[..., 1]
     places = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], dim=-1)
-    moved = F.grid_sample(frame_FHWc.permute(0, 3, 1, 2), places, padding_mode="border", align_corners=False)
+    moved = F.grid_sample(
+        frame_FHWc.permute(0, 3, 1, 2), places, mode="bicubic", padding_mode="border", align_corners=False
+    )
     return moved.permute(0, 2, 3, 1)
 
 
@@ -67,18 +78,19 @@ class ConvBlock(nn.Module):
 
 
 class DetailStem(nn.Module):
-    """From pixels to tokens: the frame, the previous context frame and the place, convolved on cells, then patched."""
+    """From pixels to tokens: the frame, the `RECENT_FRAMES` before it and the place, convolved on cells, then patched."""
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
         super().__init__()
         self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
-        self.embed = nn.Linear(2 * 3 * self.cell**2 + 2, config.stem_channels)
+        self.embed = nn.Linear((1 + RECENT_FRAMES) * 3 * self.cell**2 + 2, config.stem_channels)
         self.block = ConvBlock(config.stem_channels, cond_dim)
         self.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
 
-    def forward(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frame_FHWc: Tensor, recent_FPHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (F, R, C, D) and the cells (F, h, w, E) that the head's skip connection reads."""
-        cells = space_to_depth(torch.cat([frame_FHWc, previous_FHWc], dim=-1), self.cell)  # (F, h, w, 6 * cell^2)
+        seen = torch.cat([frame_FHWc, *recent_FPHWc.unbind(1)], dim=-1)
+        cells = space_to_depth(seen, self.cell)  # (F, h, w, 9 * cell^2)
         f, h, w, _ = cells.shape
         y = torch.linspace(-1, 1, h, dtype=cells.dtype, device=cells.device)[:, None, None].expand(h, w, 1)
         x = torch.linspace(-1, 1, w, dtype=cells.dtype, device=cells.device)[None, :, None].expand(h, w, 1)
@@ -90,31 +102,43 @@ class DetailStem(nn.Module):
 class DetailHead(nn.Module):
     """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
 
-    Every pixel is a blend, by an estimated gate, of a new value and of the previous context frame moved along an
-    estimated flow (as in Finn et al. 2016 and Deep Voxel Flow, Liu et al. 2017): what stays or only moves stays sharp.
-    Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
+    Every pixel is a blend, by estimated shares, of the previous frame in place, of the previous frame moved along an
+    estimated flow, of what is recalled from earlier frames, and of a new value (as in Finn et al. 2016 and Deep Voxel
+    Flow, Liu et al. 2017): what stays or only moves stays sharp, and what stays need not be resampled. The previous frame comes as it was shown, without context
+    noise: a copy that must also take noise away loses a little contrast with every frame. Whatever copies pixels
+    forward must be trained on imperfect ones (`Denoiser.own_context`).
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
         super().__init__()
         self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
         self.from_tokens = nn.Linear(config.width, config.stem_channels * self.merge**2)
-        self.join = nn.Linear(2 * config.stem_channels, config.stem_channels)
+        self.recalled = nn.Linear(3 * self.cell**2, config.stem_channels)
+        self.join = nn.Linear(3 * config.stem_channels, config.stem_channels)
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
-        self.out = nn.Linear(config.stem_channels, 6 * self.cell**2)
+        self.out = nn.Linear(config.stem_channels, 9 * self.cell**2)
         nn.init.normal_(self.out.weight, std=0.02)
-        with torch.no_grad():  # nothing moves at first
-            self.out.weight.view(self.cell**2, 6, -1)[:, 4:] = 0
-            self.out.bias.view(self.cell**2, 6)[:, 4:] = 0
+        with torch.no_grad():  # at first half of a pixel stays and nothing moves
+            self.out.bias.view(self.cell**2, 9)[:, 3] = 1.0
+            self.out.weight.view(self.cell**2, 9, -1)[:, 7:] = 0
+            self.out.bias.view(self.cell**2, 9)[:, 7:] = 0
 
     def forward(
-        self, tokens_FRCD: Tensor, cells_FhwE: Tensor, previous_FHWc: Tensor, cond_FC: Tensor
+        self,
+        tokens_FRCD: Tensor,
+        cells_FhwE: Tensor,
+        previous_FHWc: Tensor,
+        recalled_FHWc: Tensor,
+        cond_FC: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return the clean frame estimate and the moved previous frame in it, both (F, H, W, 3) in float32."""
         coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
-        cells = self.join(torch.cat([coarse, cells_FhwE], dim=-1))
+        recalled = self.recalled(space_to_depth(recalled_FHWc, self.cell).to(coarse.dtype))
+        cells = self.join(torch.cat([coarse, cells_FhwE, recalled], dim=-1))
         for block in self.blocks:
             cells = block(cells, cond_FC)
-        new, gate, flow = depth_to_space(self.out(cells), self.cell).float().split([3, 1, 2], dim=-1)
+        new, shares, flow = depth_to_space(self.out(cells), self.cell).float().split([3, 4, 2], dim=-1)
         moved = warp(previous_FHWc.float(), FLOW_PIXELS * flow)
-        return torch.lerp(new, moved, gate.sigmoid()), moved
+        shares = F.relu(shares.softmax(dim=-1) - SHARE_FLOOR)
+        stays, moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
+        return stays * previous_FHWc + moves * moved + returns * recalled_FHWc + appears * new, moved

@@ -3,8 +3,8 @@
 Knows frames, noise levels, step sizes and actions as tensors; knows no noise schedule, no loss and no world.
 After DiT (Peebles & Xie 2023) with the clean-context / noisy-target streams of causal video diffusion.
 
-Dimension keys: B batch, S streams (clean, noisy), T frames, F = all leading axes flattened, R x C token grid,
-N = R * C tokens of a frame, D width, H heads, K channels of a head, E channels of the detail path.
+Dimension keys: B batch, S streams (clean, noisy), T frames, F = all leading axes flattened, P recent frames, R x C
+token grid, N = R * C tokens of a frame, D width, H heads, K channels of a head, E channels of the detail path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from worldsim.attention import rotary_phases, rotate, two_stream_attention
 from worldsim.config import ModelConfig
-from worldsim.detail import DetailHead, DetailStem, normalise
+from worldsim.detail import RECENT_FRAMES, DetailHead, DetailStem, normalise
+from worldsim.recall import Recall
 
 
 class FrameCondition(nn.Module):
@@ -101,11 +102,13 @@ READOUT_SLOTS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamCache:
-    """Keys and values of the last ``window`` frames, a ring per row: frame t of a row lies in slot t mod window."""
+class Copies:
+    """What an estimate may copy beside the frame before it, both (B, T, H, W, 3) in float32."""
 
-    keys: Tensor  # (depth, B, H, window, N, K)
-    values: Tensor  # (depth, B, H, window, N, K)
+    moved: Tensor
+    """The frame before, moved along the estimated flow."""
+    recalled: Tensor
+    """What was seen in the same place earlier."""
 
 
 class DiT(nn.Module):
@@ -119,6 +122,7 @@ class DiT(nn.Module):
         self.stem = DetailStem(config, cond_dim)
         self.frame_embed = nn.Linear(cond_dim, config.width)
         self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
+        self.recall = Recall(config)
         self.head = DetailHead(config, cond_dim)
         self.readout_slots = nn.Linear(config.width, READOUT_SLOTS)
         self.readout = nn.Sequential(
@@ -136,9 +140,9 @@ class DiT(nn.Module):
         """Return the transformer blocks in order."""
         return (cast(Block, block) for block in self.blocks)
 
-    def tokens(self, frame_FHWc: Tensor, previous_FHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
+    def tokens(self, frame_FHWc: Tensor, recent_FPHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens (F, R, C, D) that enter the trunk and the detail cells for the skip connection."""
-        tokens_FRCD, cells = self.stem(frame_FHWc.to(self.dtype), previous_FHWc.to(self.dtype), cond_FC)
+        tokens_FRCD, cells = self.stem(frame_FHWc.to(self.dtype), recent_FPHWc.to(self.dtype), cond_FC)
         return tokens_FRCD + self.frame_embed(cond_FC)[:, None, None], cells
 
     def readouts(self, tokens_ND: Tensor) -> Tensor:
@@ -149,21 +153,26 @@ class DiT(nn.Module):
         return self.readout(pooled.flatten(-2)).float()
 
     def forward(
-        self, clean_BTHWc: Tensor, noisy_BTHWc: Tensor, clean_cond_BTC: Tensor, noisy_cond_BTC: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        shown_BTHWc: Tensor,
+        clean_BTHWc: Tensor,
+        noisy_BTHWc: Tensor,
+        clean_cond_BTC: Tensor,
+        noisy_cond_BTC: Tensor,
+    ) -> tuple[Tensor, Copies, Tensor]:
         """Estimate frames 1 .. T from their noisy forms, each given the clean frames before it, in one pass.
 
-        ``clean`` holds frames 0 .. T-1 as they would be committed, ``noisy`` the noisy forms of frames 1 .. T. Returns
-        the clean estimates of frames 1 .. T and the moved frames 0 .. T-1 in them, both (B, T, H, W, 3), and the
-        readout rows of frames 0 .. T-1 (B, T, readout).
+        ``shown`` holds frames 0 .. T-1 as they were seen, ``clean`` the same with their context noise, as they would be
+        committed, ``noisy`` the noisy forms of frames 1 .. T. Returns the clean estimates of frames 1 .. T and the
+        copies in them, and the readout rows of frames 0 .. T-1 (B, T, readout).
         """
         b, t = clean_BTHWc.shape[:2]
         frames = torch.stack([clean_BTHWc, noisy_BTHWc], dim=1)  # (B, S, T, H, W, 3)
-        before = torch.cat([torch.zeros_like(clean_BTHWc[:, :1]), clean_BTHWc[:, :-1]], dim=1)
-        previous = torch.stack([before, clean_BTHWc], dim=1)
+        recent = recent_frames(shown_BTHWc)  # (B, T + 1, P, H, W, 3)
+        recent = torch.stack([recent[:, :-1], recent[:, 1:]], dim=1)  # (B, S, T, P, H, W, 3)
         cond = torch.stack([clean_cond_BTC, noisy_cond_BTC], dim=1)  # (B, S, T, C)
         cond_F = cond.flatten(0, 2)
-        tokens_FRCD, cells = self.tokens(frames.flatten(0, 2), previous.flatten(0, 2), cond_F)
+        tokens_FRCD, cells = self.tokens(frames.flatten(0, 2), recent.flatten(0, 2), cond_F)
         grid = (tokens_FRCD.shape[1], tokens_FRCD.shape[2])
         times = torch.arange(t, device=frames.device)
         cos, sin = rotary_phases(torch.stack([times, times + 1]), grid, self.config.head_dim)  # (S, T, N, K / 2)
@@ -171,10 +180,26 @@ class DiT(nn.Module):
         x = tokens_FRCD.view(b, 2, t, -1, self.config.width)  # (B, S, T, N, D)
         for block in self.trunk():
             x = _trunk_block(block, x, cond, phases, self.config.window)
+        memory = self.recall.keys(x[:, 0], (cos[0], sin[0])), self.recall.patches(shown_BTHWc)
+        future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
+        recalled = self.recall(x[:, 1], (cos[1], sin[1]), memory, future.expand(b, t, t), grid)  # (B, T, H, W, 3)
         x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)
-        estimate, moved = self.head(x_noisy, cells_noisy, clean_BTHWc.flatten(0, 1), noisy_cond_BTC.flatten(0, 1))
-        return estimate.view(noisy_BTHWc.shape), moved.view(noisy_BTHWc.shape), self.readouts(x[:, 0])
+        sources = shown_BTHWc.flatten(0, 1), recalled.flatten(0, 1)
+        estimate, moved = self.head(x_noisy, cells_noisy, *sources, noisy_cond_BTC.flatten(0, 1))
+        copies = Copies(moved=moved.view(noisy_BTHWc.shape), recalled=recalled)
+        return estimate.view(noisy_BTHWc.shape), copies, self.readouts(x[:, 0])
+
+
+def recent_frames(frames_BTHWc: Tensor) -> Tensor:
+    """Return the `RECENT_FRAMES` frames before each of frames 0 .. T, oldest first (B, T + 1, P, H, W, 3).
+
+    Where there was no frame yet there are zeros.
+    """
+    nothing = frames_BTHWc.new_zeros(1).expand(frames_BTHWc.shape[0], RECENT_FRAMES, *frames_BTHWc.shape[2:])
+    padded = torch.cat([nothing, frames_BTHWc], dim=1)
+    count = frames_BTHWc.shape[1] + 1
+    return torch.stack([padded[:, k : k + count] for k in range(RECENT_FRAMES)], dim=2)
 
 
 def _trunk_block(block: Block, x: Tensor, cond: Tensor, phases: tuple[Tensor, Tensor], window: int) -> Tensor:

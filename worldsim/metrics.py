@@ -1,4 +1,4 @@
-"""Pixel errors that static scenery cannot flatter. Knows frames only.
+"""Pixel errors that static scenery cannot flatter, and sharpness. Knows frames only.
 
 PSNR over whole frames praises a model that repeats the last frame, since most pixels do not move; so errors are taken
 over the pixels that do.
@@ -7,7 +7,7 @@ over the pixels that do.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 
 MOVED_GREY_LEVELS = 16
 """A pixel has moved if any channel differs by more than this many of 255 grey levels."""
@@ -36,3 +36,11 @@ def moving_error(
     difference = (frames.astype(np.float32) - truth.astype(np.float32)) / 127.5
     squared = np.square(difference).mean(-1)
     return (squared * moving).sum((-1, -2)), moving.sum((-1, -2)).astype(np.float32)
+
+
+def laplacian_energy(frames: UInt8[np.ndarray, "*batch h w 3"]) -> Float64[np.ndarray, "*batch"]:
+    """Return the mean squared Laplacian (four neighbours, inner pixels, levels 0 .. 1) of each frame: its sharpness."""
+    x = frames.astype(np.float32) / 255
+    inner = x[..., 1:-1, 1:-1, :]
+    around = x[..., :-2, 1:-1, :] + x[..., 2:, 1:-1, :] + x[..., 1:-1, :-2, :] + x[..., 1:-1, 2:, :]
+    return np.square(around - 4 * inner).mean(axis=(-1, -2, -3), dtype=np.float64)

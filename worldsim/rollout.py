@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.attention import CHUNK_FRAMES, attend, rotary_phases
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.detail import normalise
-from worldsim.dit import Block, DiT
+from worldsim.dit import Block, DiT, recent_frames
 from worldsim.errors import UsageError
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -84,8 +84,8 @@ class Rollout:
         level = 1 - self.context_noise
         for row, generator in enumerate(state.generators):  # one by one: bits never depend on the batch
             noise = torch.stack([torch.randn(unit.shape[2:], generator=generator) for _ in range(unit.shape[1])])
-            shown = add_noise(unit[row], noise.to(self.device), torch.full((len(noise),), level, device=self.device))
-            commit_context(self.network, state, row, (shown, into[row], level))
+            noised = add_noise(unit[row], noise.to(self.device), torch.full((len(noise),), level, device=self.device))
+            commit_context(self.network, state, row, (unit[row], noised, into[row]), level)
         return dataclasses.replace(state, frames=frames[:, -1].copy())
 
     @torch.inference_mode()
@@ -103,15 +103,16 @@ class Rollout:
         stream = FrameStream(self.network, state, action, [*passes, commit])
 
         def denoise(z: Tensor, at: float) -> Tensor:
-            return stream.estimate(z, state.committed, passes[levels.index(at)])
+            return stream.estimate(z, state.recent, passes[levels.index(at)])
 
         clean = sample_euler(denoise, noise, self.num_steps)
         frames = to_uint8(clean)
         # what is committed is what was shown: the uint8 frame, so that a replay from recorded frames is the same dream
         noise = state.draw(self._frame_shape(state)).to(self.device)
-        shown_noisy = add_noise(to_unit(frames), noise, torch.full((len(actions),), commit[0], device=self.device))
-        state.readout.copy_(stream.commit(shown_noisy, state.committed, commit))
-        state.committed.copy_(shown_noisy)
+        unit = to_unit(frames)
+        noised = add_noise(unit, noise, torch.full((len(actions),), commit[0], device=self.device))
+        state.readout.copy_(stream.commit(unit, noised, state.recent, commit))
+        state.recent.copy_(torch.cat([state.recent[:, 1:], unit[:, None]], dim=1))
         state.times.add_(1)
         read = self.read(state)
         shown = frames.cpu().numpy()
@@ -166,8 +167,10 @@ class FrameStream:
         cos, sin = rotary_phases(times, state.grid, network.config.head_dim)  # (B, N, K / 2)
         self.phases = cos[:, None], sin[:, None]
         self.bias: Tensor | None = None
+        slots = torch.arange(window, device=times.device)[None]
+        self.hidden = (slots >= times[:, None]) | (slots == self.slots[:, None])  # (B, W), from what is recalled
         if int(times.min()) + 1 < window:
-            empty = torch.arange(window, device=times.device)[None] > times[:, None]  # (B, W)
+            empty = slots > times[:, None]  # (B, W)
             bias = torch.zeros(empty.shape, dtype=network.dtype, device=times.device).masked_fill_(empty, float("-inf"))
             tokens = state.grid[0] * state.grid[1]
             self.bias = bias.repeat_interleave(tokens, 1)[:, None, None]  # (B, 1, 1, W * N)
@@ -184,17 +187,27 @@ class FrameStream:
             one: [tuple(part[i] for part in parts) for parts in modulations] for i, one in enumerate(passes)
         }
 
-    def estimate(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
-        """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the frame committed last."""
-        tokens, cells = self._run(frame, previous, at)
-        return self.network.head(tokens.unflatten(1, self.grid), cells, previous, self.conds[at])[0]
+    def estimate(self, frame: Tensor, recent: Tensor, at: Pass) -> Tensor:
+        """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the recent ones (B, P, H, W, 3)."""
+        tokens, cells = self._run(frame, recent, at)
+        memory = self.cache.recall_keys, self.cache.patches
+        phases = self.phases[0], self.phases[1]  # (B, 1, N, K / 2): the 1 is the frame
+        recalled = self.network.recall(tokens[:, None], phases, memory, self.hidden[:, None], self.grid)[:, 0]
+        return self.network.head(tokens.unflatten(1, self.grid), cells, recent[:, -1], recalled, self.conds[at])[0]
 
-    def commit(self, frame: Tensor, previous: Tensor, at: Pass) -> Tensor:
-        """Leave the frame's keys and values in the cache for good and return its raw readout rows (B, R)."""
-        return self.network.readouts(self._run(frame, previous, at)[0])
+    def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
+        """Leave the frame in the cache for good and return its raw readout rows (B, R).
 
-    def _run(self, frame: Tensor, previous: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
-        tokens_BRCD, cells = self.network.tokens(frame, previous, self.conds[at])
+        The frame comes as it was shown and with the noise of ``at``, both (B, H, W, 3).
+        """
+        tokens, _ = self._run(noised, recent, at)
+        phases = self.phases[0][:, 0], self.phases[1][:, 0]
+        self.cache.recall_keys[self.rows, self.slots] = self.network.recall.keys(tokens, phases)
+        self.cache.patches[self.rows, self.slots] = self.network.recall.patches(shown)
+        return self.network.readouts(tokens)
+
+    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
+        tokens_BRCD, cells = self.network.tokens(frame, recent, self.conds[at])
         x = tokens_BRCD.flatten(1, 2)  # (B, N, D)
         for layer, block in enumerate(self.network.trunk()):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations[at][layer]
@@ -208,18 +221,21 @@ class FrameStream:
         return x, cells
 
 
-def commit_context(network: DiT, state: WorldState, row: int, context: tuple[Tensor, Tensor, float]) -> None:
-    """Commit T frames to an empty row in one pass: frames (T, H, W, 3) as shown, actions (T, A) into them, the level.
+def commit_context(
+    network: DiT, state: WorldState, row: int, context: tuple[Tensor, Tensor, Tensor], level: float
+) -> None:
+    """Commit T frames to an empty row in one pass: the same as committing them one by one.
 
-    The same as committing them one by one. Nothing is known of the action that led into frame 0.
+    ``context`` holds the frames (T, H, W, 3) as shown and with the noise of ``level``, and the actions (T, A) into them.
+    Nothing is known of the action that led into frame 0.
     """
-    shown, actions, level = context
+    shown, noised, actions = context
     count, window = len(shown), network.config.window
     times = torch.arange(count, device=shown.device)
     index = torch.full((count,), CONTEXT_STEP, device=shown.device)
     cond = network.condition(torch.full((count,), level, device=shown.device), index, actions, times > 0)  # (T, C)
-    before = torch.cat([torch.zeros_like(shown[:1]), shown[:-1]])
-    tokens_TRCD, _ = network.tokens(shown, before, cond)
+    recent = recent_frames(shown[None])[0]  # (T + 1, P, H, W, 3)
+    tokens_TRCD, _ = network.tokens(noised, recent[:-1], cond)
     x = tokens_TRCD.flatten(1, 2)  # (T, N, D)
     cos, sin = rotary_phases(times, state.grid, network.config.head_dim)
     phases = cos[:, None], sin[:, None]
@@ -232,8 +248,11 @@ def commit_context(network: DiT, state: WorldState, row: int, context: tuple[Ten
         mixed = banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window)  # (H, T, N, K)
         x = torch.addcmul(x, gate_a, block.proj(mixed.permute(1, 2, 0, 3).flatten(-2)))
         x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
+    memory = network.recall.keys(x, (cos, sin)), network.recall.patches(shown)
+    for cache, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
+        cache[row, kept % window] = new[kept]
     state.readout[row] = network.readouts(x[-1])
-    state.committed[row] = shown[-1]
+    state.recent[row] = recent[-1]
     state.times[row] = count
 
 

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldsim.cache import StreamCache
 from worldsim.config import ModelConfig
-from worldsim.dit import StreamCache
+from worldsim.detail import RECENT_FRAMES
 from worldsim.errors import UsageError
 
 
@@ -29,8 +30,8 @@ class WorldState:
     cache: StreamCache
     times: Tensor
     """(B,) frames committed so far."""
-    committed: Tensor
-    """(B, H, W, 3) the last frame as it was committed, in -1 .. 1, its context noise included."""
+    recent: Tensor
+    """(B, P, H, W, 3) the last frames committed, in -1 .. 1, without context noise, oldest first; zeros before frame 0."""
     readout: Tensor
     """(B, R) raw readout row of the last committed frame: reward, termination logit, then every declared readout."""
     generators: tuple[torch.Generator, ...]
@@ -51,16 +52,12 @@ class WorldState:
         dtype: torch.dtype,
     ) -> WorldState:
         """Return worlds that remember nothing yet, one per seed."""
-        b, tokens = len(seeds), grid[0] * grid[1]
-        shape = (config.depth, b, config.heads, config.window, tokens, config.head_dim)
+        b = len(seeds)
         height, width = grid[0] * config.patch, grid[1] * config.patch
         return cls(
-            cache=StreamCache(
-                keys=torch.zeros(shape, dtype=dtype, device=device),
-                values=torch.zeros(shape, dtype=dtype, device=device),
-            ),
+            cache=StreamCache.empty(config, b, grid[0] * grid[1], device=device, dtype=dtype),
             times=torch.zeros(b, dtype=torch.int64, device=device),
-            committed=torch.zeros(b, height, width, 3, device=device),
+            recent=torch.zeros(b, RECENT_FRAMES, height, width, 3, device=device),
             readout=torch.zeros(b, readout_dim, device=device),
             generators=tuple(torch.Generator().manual_seed(seed) for seed in seeds),
             grid=grid,
@@ -84,9 +81,9 @@ class WorldState:
         """Return copies of the given rows, in that order; a row may be taken more than once."""
         rows = torch.as_tensor(list(indices), dtype=torch.int64, device=self.times.device)
         return WorldState(
-            cache=StreamCache(keys=self.cache.keys[:, rows], values=self.cache.values[:, rows]),
+            cache=self.cache.select(rows),
             times=self.times[rows],
-            committed=self.committed[rows],
+            recent=self.recent[rows],
             readout=self.readout[rows],
             generators=tuple(_copy_generator(self.generators[int(i)]) for i in rows),
             grid=self.grid,
@@ -108,10 +105,9 @@ class WorldState:
                 fix="give one index per row, of the same model and frame size",
             )
         rows = torch.as_tensor(list(indices), dtype=torch.int64, device=self.times.device)
-        self.cache.keys[:, rows] = other.cache.keys
-        self.cache.values[:, rows] = other.cache.values
+        self.cache.put(rows, other.cache)
         self.times[rows] = other.times
-        self.committed[rows] = other.committed
+        self.recent[rows] = other.recent
         self.readout[rows] = other.readout
         generators, frames = list(self.generators), self.frames.copy()
         for position, index in enumerate(indices):
@@ -128,12 +124,9 @@ class WorldState:
                 "WorldState.join", got=f"grids {sorted(grids)}", allowed="states of one frame size", fix="join per size"
             )
         return cls(
-            cache=StreamCache(
-                keys=torch.cat([state.cache.keys for state in states], dim=1),
-                values=torch.cat([state.cache.values for state in states], dim=1),
-            ),
+            cache=StreamCache.join([state.cache for state in states]),
             times=torch.cat([state.times for state in states]),
-            committed=torch.cat([state.committed for state in states]),
+            recent=torch.cat([state.recent for state in states]),
             readout=torch.cat([state.readout for state in states]),
             generators=tuple(_copy_generator(generator) for state in states for generator in state.generators),
             grid=states[0].grid,
@@ -144,10 +137,9 @@ class WorldState:
         """Write the state as safetensors, under a temporary name first."""
         target = Path(path)
         tensors = {
-            "keys": self.cache.keys,
-            "values": self.cache.values,
+            **self.cache.tensors(),
             "times": self.times,
-            "committed": self.committed,
+            "recent": self.recent,
             "readout": self.readout,
             "generators": torch.stack([generator.get_state() for generator in self.generators]),
             "grid": torch.tensor(self.grid),
@@ -169,9 +161,9 @@ class WorldState:
                 generator.set_state(saved.clone())
                 generators.append(generator)
             return cls(
-                cache=StreamCache(keys=read["keys"], values=read["values"]),
+                cache=StreamCache.of(read),
                 times=read["times"],
-                committed=read["committed"],
+                recent=read["recent"],
                 readout=read["readout"],
                 generators=tuple(generators),
                 grid=(int(read["grid"][0]), int(read["grid"][1])),

@@ -30,7 +30,7 @@ from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.run_state import load_state, save_state
-from worldsim.training_step import fit_readouts, own_context, training_clip, training_draws
+from worldsim.training_step import MAX_OWN_DEPTH, fit_readouts, own_context, training_clip, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TrainConfig:
     """Share of the run after which models see their own estimates."""
     validate_minutes: float = 5.0
     save_minutes: float = 2.0
-    sampler_steps: int = 4
+    sampler_steps: int = 2
     """Sampler steps of validation and the checkpoint's default."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -237,7 +237,7 @@ class _Run:
         c = self.config
         extra = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3 + (
             1 - c.self_context_start
-        ) * c.self_context_share / 3
+        ) * c.self_context_share * (1 + MAX_OWN_DEPTH) / 2 / 3
         return min(times[1:]) * 1.08 * (1 + extra)
 
     def clips_per_step(self, total: int) -> int:

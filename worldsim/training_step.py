@@ -12,6 +12,10 @@ from worldsim.dataset import FrameCache
 from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
 
 
+MAX_OWN_DEPTH = 4
+"""Most estimates that stand on each other in a clip that shows the model its own."""
+
+
 def training_clip(cache: FrameCache, windows: np.ndarray, count: int, length: int, seed: tuple[int, ...]) -> Clip:
     """Return ``count`` random windows of ``length`` target frames; the same ones for the same ``seed``."""
     rows = windows[np.random.default_rng(seed).integers(0, len(windows), count)]
@@ -39,14 +43,19 @@ def training_draws(
 def own_context(
     denoiser: Denoiser, clip: Clip, draws: Draws, generator: torch.Generator, share: float
 ) -> Tensor | None:
-    """Return the context frames with a ``share`` of the clips showing the model's own estimates, or None if none do."""
+    """Return the context frames with a ``share`` of the clips showing the model's own estimates, or None if none do.
+
+    Where they begin in a clip, and how many of them stand on each other, is drawn anew each time.
+    """
     b, t = draws.level.shape
     chosen = torch.rand(b, generator=generator) < share
-    own = torch.rand(b, t, generator=generator) < 0.75
+    first = (torch.rand(b, generator=generator) * t).long()
+    depth = int(torch.randint(1, MAX_OWN_DEPTH + 1, (1,), generator=generator))
     if not bool(chosen.any()):
         return None
     rows = chosen.nonzero()[:, 0].to(clip.actions.device)
-    shown = denoiser.own_context(clip.rows(rows), draws.rows(rows), own.to(clip.actions.device)[rows])
+    first = first.to(clip.actions.device)[rows]
+    shown = denoiser.own_context(clip.rows(rows), draws.rows(rows), first, depth)
     context = to_unit(clip.frames[:, :-1])
     return context.index_copy(0, rows, shown)
 

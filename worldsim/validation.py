@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldsim import rollout as rollouts
 from worldsim.dataset import FrameCache
-from worldsim.metrics import moving_error, moving_pixels
+from worldsim.metrics import laplacian_energy, moving_error, moving_pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def validate(rollout: rollouts.Rollout, held_out: ValidationSet) -> Validation:
     """Dream every window with the right and with the other windows' actions, and score both on moving pixels.
 
     Scores: ``error_N`` and ``copy_last_N`` after N = 1, 2, 4, ... frames (mean squared error on moving pixels, range
-    -1 .. 1), ``action_sensitivity`` = error with shuffled minus with right actions over all frames.
+    -1 .. 1), ``sharpness_N`` (Laplacian energy over the truth's), ``action_sensitivity`` = error with shuffled minus with right actions over all frames.
     """
     seeds = list(range(len(held_out.frames)))
     dream = rollouts.predict(rollout, held_out.context, held_out.future_actions, seeds)
@@ -80,6 +80,8 @@ def validate(rollout: rollouts.Rollout, held_out: ValidationSet) -> Validation:
     for n in [2**i for i in range(horizon.bit_length()) if 2**i <= horizon]:
         scores[f"error_{n}"] = float(curves["error"][n - 1])
         scores[f"copy_last_{n}"] = float(curves["copy_last"][n - 1])
+        energy = [float(laplacian_energy(frames[:, n - 1]).mean()) for frames in (dream, truth)]
+        scores[f"sharpness_{n}"] = energy[0] / max(energy[1], 1e-12)
     scores["action_sensitivity"] = float(curves["shuffled"].mean() - curves["error"].mean())
     return Validation(scores=scores, dream=dream)
 
