@@ -20,8 +20,7 @@ def in_processes(
     """
     parallel = joblib.Parallel(n_jobs=workers, return_as=order)
     with _interrupts_held():
-        results = parallel(tasks)
-    return results
+        return parallel(tasks)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,10 @@ from tqdm import tqdm
 from worldsim.checkpoint import resolve
 from worldsim.dataset import EpisodeDataset
 from worldsim.denoiser import LossConfig
+from worldsim.envs.arena import ArenaEnv
+from worldsim.envs.painter import Painter
 from worldsim.envs.record import record
+from worldsim.envs.scene import SceneSpec
 from worldsim.eval.quality_report import table
 from worldsim.eval.trials import check_arena, make_arena
 from worldsim.optim import OptimConfig, make_optimizers
@@ -130,7 +133,10 @@ def _peaks(repeats: int) -> dict[str, float]:
 
 
 def _arena(spec: WorldSpec, steps: int) -> dict[str, float]:
-    """Measure a step of the true world (physics, drawing, state) and a reset (scene, lead-in of drawn frames)."""
+    """Measure a step of the true world (physics, drawing, state), a reset (scene, lead-in of drawn frames), drawing alone.
+
+    Drawing is measured in processor time over all threads: what it costs on one core.
+    """
     env = make_arena(spec)
     try:
         env.action_space.seed(BENCH_SEED)
@@ -145,12 +151,30 @@ def _arena(spec: WorldSpec, steps: int) -> dict[str, float]:
             begun = time.perf_counter()
             env.step(action)
             times.append(time.perf_counter() - begun)
+        assert isinstance(env, ArenaEnv)
+        scene = SceneSpec.from_json(env.save_state()["scene"])
+        drawing = _drawing(scene, spec.frame_shape, steps)
     finally:
         env.close()
     return {
+        "arena_drawing_cpu_ms": round(1000 * drawing, 3),
         "arena_ms_per_frame": round(1000 * statistics.median(times), 3),
         "arena_reset_ms": round(1000 * statistics.median(resets), 1),
     }
+
+
+def _drawing(scene: SceneSpec, shape: tuple[int, int, int], frames: int) -> float:
+    """Return the seconds of processor time that drawing one frame takes."""
+    painter = Painter(height=shape[0], width=shape[1], shadows=True)
+    try:
+        simulation = painter.simulate(scene)
+        painter.frame(simulation)
+        begun = time.process_time()
+        for _ in range(frames):
+            painter.frame(simulation)
+        return (time.process_time() - begun) / frames
+    finally:
+        painter.close()
 
 
 class _Stream:
@@ -304,6 +328,7 @@ def report(results: Mapping[str, Any]) -> str:
         ["memory after 100 frames", f"{results['memory_mb_100_frames']} MB"],
         [f"memory after {late} frames", f"{results['memory_mb_late']} MB"],
         ["true world, one step with its frame", f"{results['arena_ms_per_frame']:g} ms"],
+        ["drawing one frame of it, on one core", f"{results['arena_drawing_cpu_ms']:g} ms"],
         [f"recording, {results['recording_workers']} processes", f"{results['recording_fps']:g} frames/s"],
         [
             f"training, clips of {results['training_clip_frames']} frames, {results['training_dtype']}",

@@ -14,9 +14,9 @@ from jaxtyping import Float64, UInt8
 
 from worldsim.envs.state import body_slots
 from worldsim.eval.colours import read_colours
-from worldsim.metrics import laplacian_energy
 from worldsim.eval.statistics import Estimate, ratio
 from worldsim.eval.trials import Truth
+from worldsim.metrics import laplacian_energy
 
 VISIBLE = 0.5
 """A body counts as visible where at least this share of its nominal pixels is."""

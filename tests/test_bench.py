@@ -31,6 +31,7 @@ WANTED = {
     "training_clips_per_second",
     "training_peak_share",
     "arena_ms_per_frame",
+    "arena_drawing_cpu_ms",
     "device",
     "threads",
     "commit",

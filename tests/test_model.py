@@ -13,10 +13,11 @@ from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import PRESETS, ModelConfig, preset
 from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
-from worldsim.detail import depth_to_space, space_to_depth, warp
+from worldsim.detail import DetailHead, depth_to_space, space_to_depth, warp
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.optim import Muon
+from worldsim.recall import Recall
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.spec import WorldSpec
 
@@ -205,6 +206,60 @@ def test_warp_fetches_each_pixel_from_flow_away():
     assert torch.allclose(moved[0, 3], frame[0, 3], atol=1e-4)
     assert torch.allclose(moved[1, :, 0], (frame[1, :, 2] + frame[1, :, 3]) / 2, atol=1e-4)
     assert torch.allclose(moved[1, :, 5], frame[1, :, 5], atol=1e-4)
+
+
+def test_what_stays_stays_to_the_bit():
+    """A pixel whose other shares are small is the previous one exactly, whatever new value, motion or recall offers."""
+    torch.manual_seed(0)
+    head = DetailHead(TINY, cond_dim=8)
+    with torch.no_grad():
+        head.out.bias.view(-1, 9)[:, 3] = 4.0
+        head.out.weight.mul_(0.1)
+    tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, 8)
+    previous, recalled = torch.rand(2, 2, 32, 32, 3).unbind(0)
+    with torch.no_grad():
+        estimate, _ = head(tokens, cells, previous, recalled, cond)
+        assert torch.equal(estimate, previous)
+        head.out.bias.view(-1, 9)[:, 3] = -4.0
+        assert not torch.isclose(head(tokens, cells, previous, recalled, cond)[0], previous).all()
+
+
+def test_recall_fetches_what_was_seen_and_nothing_hidden():
+    """A query like the key of an earlier frame fetches that frame's pixels, patch by patch; hidden frames never show."""
+    recall = Recall(TINY)
+    with torch.no_grad():
+        recall.query.weight.copy_(torch.eye(32, 64))
+        recall.key.weight.copy_(torch.eye(32, 64))
+        recall.sharpness.fill_(500.0)
+    generator = torch.Generator().manual_seed(0)
+    tokens, frames = torch.randn(1, 5, 4, 64, generator=generator), torch.rand(1, 5, 32, 32, 3, generator=generator)
+    no_phase = torch.ones(1), torch.zeros(1)
+    memory = recall.keys(tokens, no_phase), recall.patches(frames)
+    wanted = torch.cat(
+        [tokens[:, 3:4, :2], tokens[:, 1:2, 2:]], dim=2
+    )  # upper patches of frame 3, lower ones of frame 1
+    hidden = torch.zeros(1, 1, 5, dtype=torch.bool)
+    with torch.no_grad():
+        fetched = recall(wanted, no_phase, memory, hidden, (2, 2))[0, 0]
+        hidden[..., 3] = True
+        without = recall(wanted, no_phase, memory, hidden, (2, 2))[0, 0]
+    torch.testing.assert_close(fetched, torch.cat([frames[0, 3, :16], frames[0, 1, 16:]]), atol=1e-3, rtol=0)
+    assert (without[:16] - frames[0, 3, :16]).abs().mean() > 0.1
+
+
+def test_own_context_is_a_dream_of_a_given_depth():
+    """Frames before the first dreamt one are true; then each pass lets estimates stand on one more estimate."""
+    denoiser = make_denoiser().eval()
+    clip = make_clip(batch=1, steps=6)
+    true = to_unit(clip.frames[:, :-1])
+    one, two, three = (denoiser.own_context(clip, draws_for(clip), torch.tensor([2]), depth) for depth in (1, 2, 3))
+    differs = [[bool((a[:, t] != b[:, t]).any()) for t in range(6)] for a, b in ((one, true), (two, one), (three, two))]
+    assert differs == [
+        [False, False, True, True, True, True],
+        [False, False, False, True, True, True],
+        [False, False, False, False, True, True],
+    ]
+    assert torch.equal(to_unit(to_uint8(three)), three)  # what a dream shows has 256 levels
 
 
 def test_motion_error_falls_towards_the_true_flow_from_afar():

@@ -11,7 +11,6 @@ from torch import Tensor
 from worldsim.dataset import FrameCache
 from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
 
-
 MAX_OWN_DEPTH = 4
 """Most estimates that stand on each other in a clip that shows the model its own."""
 
