@@ -104,9 +104,9 @@ class DetailHead(nn.Module):
 
     Every pixel is a blend, by estimated shares, of the previous frame in place, of the previous frame moved along an
     estimated flow, of what is recalled from earlier frames, and of a new value (as in Finn et al. 2016 and Deep Voxel
-    Flow, Liu et al. 2017): what stays or only moves stays sharp, and what stays need not be resampled. The previous frame comes as it was shown, without context
-    noise: a copy that must also take noise away loses a little contrast with every frame. Whatever copies pixels
-    forward must be trained on imperfect ones (`Denoiser.own_context`).
+    Flow, Liu et al. 2017): what stays or only moves stays sharp, and what stays need not be resampled. The previous
+    frame comes as it was shown, without context noise: a copy that must also take noise away loses a little contrast
+    with every frame. Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
