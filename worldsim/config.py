@@ -82,7 +82,7 @@ class ModelConfig:
 
 PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, window=16),
-    "small": ModelConfig(width=128, depth=6, heads=4, fine_patch=2, stem_channels=32, cond_width=64),
+    "small": ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=64),
     "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
     "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),
 }
