@@ -86,7 +86,10 @@ def test_training_can_begin_from_a_checkpoint(stripe_recording: Path, tmp_path: 
         stripe_recording, tmp_path / "b", preset="small", steps=1, init=str(first), config=QUICK, progress=False
     )
     assert worldsim.load(second).config == worldsim.load(first).config
-    assert worldsim.load(second).checkpoint.training["init"] == str(first)
+    training = worldsim.load(second).checkpoint.training
+    assert training["init"] == str(first)
+    assert training["begun_from"] == worldsim.load(first).checkpoint.training
+    assert f"| begun from | `{training['begun_from']['command']}`" in (second / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

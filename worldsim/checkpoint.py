@@ -172,6 +172,10 @@ def _broken(path: Path, reason: object) -> UsageError:
 def card(checkpoint: Checkpoint) -> str:
     """Return the model card: what it is, how it was trained, and how to use it."""
     record, world = checkpoint.training, checkpoint.world
+    before = "".join(
+        f"\n| begun from | `{stage.get('command')}`, {stage.get('steps')} steps, {stage.get('minutes')} minutes |"
+        for stage in earlier_stages(record)
+    )
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.get("validation", {}).items())
     return f"""# A worldsim checkpoint of {world.env_id}
 
@@ -186,7 +190,7 @@ env = gym.make("worldsim:worldsim/Dream-v0", checkpoint="PATH OF THIS FOLDER")
 | | |
 |---|---|
 | parameters | {record.get("parameters")} (width {checkpoint.model.width}, depth {checkpoint.model.depth}) |
-| trained with | `{record.get("command")}` |
+| trained with | `{record.get("command")}` |{before}
 | steps, minutes | {record.get("steps")} of {record.get("steps_planned")}, {record.get("minutes")} |
 | recording | {checkpoint.dataset.get("fingerprint", "?")[:16]}, {checkpoint.dataset.get("train_frames")} frames |
 | device | {record.get("device")} ({record.get("cpu")}), {record.get("threads")} threads |
@@ -198,3 +202,12 @@ Validation on held-out episodes (squared error on moving pixels, -1 .. 1, after 
 |---|---|
 {scores}
 """
+
+
+def earlier_stages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the training records of the checkpoints that a run was begun from (``--init``), the latest first."""
+    stages, stage = [], record.get("begun_from")
+    while stage:
+        stages.append(stage)
+        stage = stage.get("begun_from")
+    return stages

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,7 @@ class _Run:
     average: torch.optim.swa_utils.AveragedModel
     optimizers: list[Any]
     identity: dict[str, Any]
+    begun_from: Mapping[str, Any] | None = None
     step: int = 0
     seconds: float = 0.0
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -189,6 +191,7 @@ class _Run:
         run = cls(
             out=out, config=config, model=model, dataset=dataset, cache=cache, accelerator=accelerator,
             denoiser=denoiser, prepared=prepared, average=average, optimizers=wrapped, identity=identity,
+            begun_from=None if start is None else start.training,
         )  # fmt: skip
         if (out / STATE).is_file():
             run.resume()
@@ -307,7 +310,8 @@ class _Run:
         record = {
             "steps": self.step, "steps_planned": total, "minutes": round(self.seconds / 60, 2),
             "command": shlex.join(["worldsim", *sys.argv[1:]]), "preset": self.identity["preset"],
-            "init": self.identity["init"], "config": self.identity["config"], "validation": self.scores,
+            "init": self.identity["init"], "begun_from": self.begun_from,
+            "config": self.identity["config"], "validation": self.scores,
             "parameters": sum(p.numel() for p in self.denoiser.parameters()),
             **provenance(self.config.seed, str(self.accelerator.device)),
         }  # fmt: skip
