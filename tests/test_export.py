@@ -30,7 +30,10 @@ def test_an_exported_checkpoint_is_whole_and_holds_true_lead_ins(tmp_path: Path)
     bundled = load_file(folder / "contexts.safetensors")
     assert np.array_equal(bundled["frames"][1], info["context"]["frames"])
     assert worldsim.load(folder).config == model.config
+    assert worldsim.load(export(tmp_path / "run", out=folder, contexts=2, num_steps=1)).num_steps == 1
     assert not (export(tmp_path / "run", out=folder, contexts=0) / "contexts.safetensors").exists()
     env.close()
     with pytest.raises(UsageError, match="contexts"):
         export(tmp_path / "run", out=folder, contexts=-1)
+    with pytest.raises(UsageError, match="num_steps"):
+        export(tmp_path / "run", out=folder, num_steps=3)

@@ -18,7 +18,7 @@ from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_
 from worldsim.detail import normalise
 from worldsim.dit import Block, DiT, recent_frames
 from worldsim.errors import UsageError
-from worldsim.sampler import sample_euler, uniform_levels
+from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
 
 Frames = UInt8[np.ndarray, "b h w 3"]
@@ -44,9 +44,7 @@ class Rollout:
 
     def __init__(self, denoiser: Denoiser, num_steps: int, context_noise: float | None = None) -> None:
         config = denoiser.network.config
-        if num_steps < 1 or num_steps & (num_steps - 1) or num_steps > config.max_steps:
-            allowed = ", ".join(str(2**i) for i in range(config.max_steps.bit_length()))
-            raise UsageError("num_steps", got=num_steps, allowed=allowed, fix="these are the trained sampler steps")
+        check_num_steps(num_steps, config.max_steps)
         self.denoiser = denoiser
         self.num_steps = num_steps
         self.context_noise = config.context_noise if context_noise is None else context_noise

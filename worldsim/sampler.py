@@ -7,8 +7,17 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from worldsim.errors import UsageError
+
 Denoise = Callable[[Tensor, float], Tensor]
 """``denoise(z, level)`` returns the clean estimate of ``z`` = (1 - level) eps + level x; level 0 is pure noise."""
+
+
+def check_num_steps(num_steps: int, most: int) -> None:
+    """Raise UsageError unless a model that was trained for up to ``most`` sampler steps can take ``num_steps``."""
+    if num_steps < 1 or num_steps & (num_steps - 1) or num_steps > most:
+        allowed = ", ".join(str(2**i) for i in range(most.bit_length()))
+        raise UsageError("num_steps", got=num_steps, allowed=allowed, fix="these are the trained sampler steps")
 
 
 def uniform_levels(num_steps: int) -> list[float]:
