@@ -45,15 +45,19 @@ def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
     """Fetch every pixel from ``flow`` (down, right; in pixels) away; the border pixel stands for outside.
 
     Bicubic, because a dream resamples its frames again and again: bilinear interpolation would blur a little each time.
+    Limited to the range of the 3 x 3 pixels around the place (as in the limiters of MacCormack advection, Selle et al.
+    2008), because overshoot would grow with each time.
     """
     _, h, w, _ = frame_FHWc.shape
     y = torch.arange(h, device=frame_FHWc.device)[:, None] + 0.5 + flow_FHW2[..., 0]
     x = torch.arange(w, device=frame_FHWc.device) + 0.5 + flow_FHW2[..., 1]
     places = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], dim=-1)
-    moved = F.grid_sample(
-        frame_FHWc.permute(0, 3, 1, 2), places, mode="bicubic", padding_mode="border", align_corners=False
-    )
-    return moved.permute(0, 2, 3, 1)
+    image = frame_FHWc.permute(0, 3, 1, 2)
+    moved = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=False)
+    extremes = torch.cat([F.max_pool2d(image, 3, 1, 1), -F.max_pool2d(-image, 3, 1, 1)], dim=1)
+    extremes = F.grid_sample(extremes, places, mode="nearest", padding_mode="border", align_corners=False)
+    most, least = extremes.chunk(2, dim=1)
+    return moved.minimum(most).maximum(least).permute(0, 2, 3, 1)
 
 
 class ConvBlock(nn.Module):
