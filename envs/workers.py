@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import joblib
 
@@ -20,7 +20,7 @@ def in_processes(
     """
     parallel = joblib.Parallel(n_jobs=workers, return_as=order)
     with _interrupts_held():
-        return parallel(tasks)
+        return cast(Iterator[Any], parallel(tasks))
 
 
 @contextlib.contextmanager

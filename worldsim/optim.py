@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient."""
-        del closure
+    def step(self, closure: Any = None) -> Any:
+        """Move every parameter that has a gradient; return what ``closure`` (a function that renews gradients) returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -67,6 +71,7 @@ class Muon(torch.optim.Optimizer):
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, direction in zip(parameters, self.orthogonalise(directions), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
+        return loss
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Update the moving average of the gradient and return the Nesterov direction."""
