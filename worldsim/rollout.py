@@ -189,8 +189,7 @@ class FrameStream:
         """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the recent ones (B, P, H, W, 3)."""
         tokens, cells = self._run(frame, recent, at)
         memory = self.cache.recall_keys, self.cache.patches
-        phases = self.phases[0], self.phases[1]  # (B, 1, N, K / 2): the 1 is the frame
-        recalled = self.network.recall(tokens[:, None], phases, memory, self.hidden[:, None], self.grid)[:, 0]
+        recalled = self.network.recall(tokens[:, None], self.phases, memory, self.hidden[:, None], self.grid)[:, 0]
         return self.network.head(tokens.unflatten(1, self.grid), cells, recent[:, -1], recalled, self.conds[at])[0]
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
