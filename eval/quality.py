@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from worldsim.errors import UsageError
 from worldsim.eval.gaps import ActionGap, action_gap, gap_scripts
 from worldsim.eval.longrun import LongRun, long_run
+from worldsim.eval.parts import Parts
 from worldsim.eval.pixels import (
     PixelErrors,
     constant_frame,
@@ -85,6 +86,9 @@ def quality(
         device: where the model runs.
         mean: mean frame of the training data; None: of scenes drawn and driven as recordings are, at other seeds.
 
+    Finished parts are kept in a hidden folder inside ``out`` until the report is written: run the same command again
+    after an interruption and it goes on where it stopped.
+
     Returns what is written to ``results.json``; UsageError for too few scenes or frames, or another world.
 
     """
@@ -96,13 +100,22 @@ def quality(
         raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
     model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
     dimensions = range(model.spec.action_dim)
+    size = (scenes, long_frames)
+    rollout = rollout_of(model, num_steps)
+    parts = Parts(Path(out), _key(model, rollout, size, mean))
+    if len(parts):
+        tqdm.write(f"taking up {len(parts)} finished parts of an interrupted report in {parts.folder}")
     with tqdm(total=5 + len(dimensions), desc="quality", unit="part") as bar:
-        lab = _Lab(rollout_of(model, num_steps), model.spec, (scenes, long_frames), workers or joblib.cpu_count())
+        lab = _Lab(rollout, model.spec, size, workers or joblib.cpu_count(), parts)
         bar.update()
-        gaps = [_counted(bar, lab.gap(dimension)) for dimension in dimensions]
-        moving = _counted(bar, lab.moving(lab.mean_frame() if mean is None else mean))
-        long = {"scripted": _counted(bar, lab.late_scripted()), "null": _counted(bar, lab.late_null())}
-        strips = _counted(bar, _save_strips(Path(out), lab, moving.by_scene))
+        gaps = [_part(bar, parts, f"gap_{dimension}", lambda d=dimension: lab.gap(d)) for dimension in dimensions]
+        moving = _part(bar, parts, "moving", lambda: lab.moving(lab.mean_frame() if mean is None else mean))
+        long = {
+            "scripted": _part(bar, parts, "late_scripted", lab.late_scripted),
+            "null": _part(bar, parts, "late_null", lab.late_null),
+        }
+        strips = _save_strips(Path(out), lab, moving.by_scene)
+        bar.update()
     results = {
         "command": "quality",
         "checkpoint": "a model in memory" if isinstance(checkpoint, WorldModel) else str(checkpoint),
@@ -120,13 +133,31 @@ def quality(
     }
     write_json(Path(out) / "results.json", results)
     (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
+    parts.clear()
     return results
 
 
-def _counted(bar: tqdm[Any], result: _T) -> _T:
-    """Advance the progress bar by one finished part and hand its result on."""
+def _key(
+    model: WorldModel, rollout: Rollout, size: tuple[int, int], mean: UInt8[np.ndarray, "h w 3"] | None
+) -> dict[str, Any]:
+    """Return what must be equal for a part of an interrupted report to be taken up."""
+    origin = provenance()
+    return {
+        "weights": joblib.hash(
+            {name: value.cpu().float().numpy() for name, value in model.denoiser.state_dict().items()}
+        ),
+        "size": size,
+        "num_steps": rollout.num_steps,
+        "mean": None if mean is None else joblib.hash(mean),
+        "code": [origin["commit"], origin["dirty"], origin["versions"]],
+    }
+
+
+def _part(bar: tqdm[Any], parts: Parts, name: str, measure: Callable[[], _T]) -> _T:
+    """Return a part, kept or measured now, and advance the progress bar by it."""
+    part = parts.get(name, measure)
     bar.update()
-    return result
+    return part
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +171,7 @@ class _Moving:
 class _Lab:
     """The scenes of one report, simulated and dreamt once, and the measurements over them."""
 
-    def __init__(self, rollout: Rollout, spec: WorldSpec, size: tuple[int, int], workers: int) -> None:
+    def __init__(self, rollout: Rollout, spec: WorldSpec, size: tuple[int, int], workers: int, parts: Parts) -> None:
         scenes, long_frames = size
         self.rollout, self.spec, self.workers = rollout, spec, workers
         self.seeds = [QUALITY_SEED + i for i in range(scenes)]
@@ -148,8 +179,11 @@ class _Lab:
         self.strip_times = (*(t for t in STRIP_TIMES if t < self.late[0]), long_frames)
         self.times = sorted({*range(1, max(HORIZONS) + 1), *self.strip_times, *self.late})
         self.scripts = self._scripts(self.seeds, long_frames)
-        self.truth = simulate(spec, self.scripts, self.times, workers)
-        self.dreamt = self._dream(self.truth, self.scripts, self.times)
+        self.truth, self.dreamt = parts.get("scenes", self._play)
+
+    def _play(self) -> tuple[Truth, UInt8[np.ndarray, "n t h w 3"]]:
+        truth = simulate(self.spec, self.scripts, self.times, self.workers)
+        return truth, self._dream(truth, self.scripts, self.times)
 
     def _scripts(self, seeds: Sequence[int], steps: int) -> list[Script]:
         env = make_arena(self.spec)
