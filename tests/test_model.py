@@ -14,7 +14,7 @@ from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import PRESETS, ModelConfig, preset
 from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
-from worldsim.detail import DetailHead, depth_to_space, space_to_depth, warp
+from worldsim.detail import FLOW_PIXELS, STILL_PIXELS, DetailHead, depth_to_space, settle, space_to_depth, warp
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.optim import Muon
@@ -89,7 +89,7 @@ def test_overfits_one_clip():
     denoiser = make_denoiser()
     clip = make_clip(batch=1, steps=4)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
-    config = LossConfig(action_dropout=0.0, chroma_weight=0.0, change_weight=0.0, robust_weight=0.0)
+    config = LossConfig(action_dropout=0.0, chroma_weight=0.0, change_share=0.0, change_balance=0.0, robust_weight=0.0)
     target = to_unit(clip.frames[:, 1:])
     start = float((target - target.mean(1, keepdim=True)).square().mean())
     image = start
@@ -210,19 +210,48 @@ def test_warp_fetches_each_pixel_from_flow_away():
 
 
 def test_what_stays_stays_to_the_bit():
-    """A pixel whose other shares are small is the previous one exactly, whatever new value, motion or recall offers."""
+    """A pixel that hardly moves and whose other shares are small is the previous one, whatever else is offered."""
     torch.manual_seed(0)
-    head = DetailHead(TINY, cond_dim=8)
+    head = DetailHead(TINY, cond_dim=TINY.cond_width + 2)
     with torch.no_grad():
-        head.out.bias.view(-1, 9)[:, 3] = 4.0
+        outputs = head.out.bias.view(TINY.fine_patch**2, -1)
+        outputs[:, 3] = 4.0
+        outputs[:, 10:12] = 0.2 / FLOW_PIXELS / 2**0.5
         head.out.weight.mul_(0.1)
-    tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, 8)
-    previous, recalled = torch.rand(2, 2, 32, 32, 3).unbind(0)
+        for parameter in head.retouch.parameters():
+            parameter.mul_(0.1)
+    tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, TINY.cond_width + 2)
+    previous, recalled = (torch.rand(2, 2, 32, 32, 3) * 2 - 1).unbind(0)
+    previous = to_unit(to_uint8(previous))
     with torch.no_grad():
-        estimate, _ = head(tokens, cells, previous, recalled, cond)
-        assert torch.equal(estimate, previous)
-        head.out.bias.view(-1, 9)[:, 3] = -4.0
+        estimate, _, _ = head(tokens, cells, previous, recalled, cond)
+        assert torch.equal(to_uint8(estimate), to_uint8(previous))
+        outputs[:, 3] = -4.0
         assert not torch.isclose(head(tokens, cells, previous, recalled, cond)[0], previous).all()
+        outputs[:, 3], outputs[:, 10:12] = 4.0, 1 / FLOW_PIXELS
+        assert not torch.isclose(head(tokens, cells, previous, recalled, cond)[0], previous).all()
+
+
+def test_small_flows_settle_and_still_learn():
+    """Short flows count as none, others are kept, and both pass their gradients on unchanged."""
+    flow = torch.tensor([[[[0.1, -0.1], [0.0, STILL_PIXELS + 2.0]]]], requires_grad=True)
+    settled = settle(flow)
+    assert torch.equal(settled, torch.tensor([[[[0.0, 0.0], [0.0, STILL_PIXELS + 2.0]]]]))
+    settled.sum().backward()
+    assert flow.grad is not None and torch.equal(flow.grad, torch.ones_like(flow))
+
+
+def test_rare_and_small_motions_count():
+    """A pusher's step weighs far more than its area; frames that all move do not drown frames in which little does."""
+    frames = torch.full((1, 3, 32, 32, 3), 0.5)
+    frames[:, 1, 15:17, 15:17] = -0.5  # little changes into frame 1, everything into frame 2
+    frames[:, 2] = -frames[:, 1]
+    weight = Denoiser.pixel_weight(frames, LossConfig())[..., 0]
+    assert weight.mean() == pytest.approx(1, abs=1e-4)
+    change = (frames[:, 1:] - frames[:, :-1]).square().mean(-1)
+    little, much = (weight * change).sum((-1, -2))[0]
+    assert weight[0, 0, 16, 16] > 5 * weight[0, 0, 2, 2]
+    assert 0.02 < little / much < 1 and change[0, 0].sum() / change[0, 1].sum() < 0.005
 
 
 def test_recall_fetches_what_was_seen_and_nothing_hidden():

@@ -173,7 +173,8 @@ def card(checkpoint: Checkpoint) -> str:
     """Return the model card: what it is, how it was trained, and how to use it."""
     record, world = checkpoint.training, checkpoint.world
     before = "".join(
-        f"\n| begun from | `{stage.get('command')}`, {stage.get('steps')} steps, {stage.get('minutes')} minutes |"
+        f"\n| begun from | `{stage.get('command')}`, {stage.get('steps')} steps, {stage.get('minutes')} minutes"
+        + (f"; then by hand: {stage['converted']} |" if "converted" in stage else " |")
         for stage in earlier_stages(record)
     )
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.get("validation", {}).items())

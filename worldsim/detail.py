@@ -19,7 +19,16 @@ FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
 
 SHARE_FLOOR = 0.1
-"""Smaller shares of a pixel's blend count as none, so that a pixel that stays can stay to the bit, frame after frame."""
+"""Smaller shares of a pixel's blend count as none: a share that is only nearly closed would leak a little every frame."""
+
+STILL_PIXELS = 0.25
+"""Flows shorter than this count as none, so that a pixel that stays can stay to the bit, frame after frame."""
+
+PIXEL_HIDDEN = 4
+"""Values that a cell hands to the convolutions over its pixels, beside candidates and shares."""
+
+PIXEL_CHANNELS = 16
+"""Channels of the convolutions over pixels."""
 
 
 def space_to_depth(x: Tensor, side: int) -> Tensor:
@@ -60,6 +69,12 @@ def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
     return moved.minimum(most).maximum(least).permute(0, 2, 3, 1)
 
 
+def settle(flow_FHW2: Tensor) -> Tensor:
+    """Set flows shorter than `STILL_PIXELS` to nothing; gradients pass as if that had not been done."""
+    settled = flow_FHW2 * (flow_FHW2.norm(dim=-1, keepdim=True) >= STILL_PIXELS)
+    return flow_FHW2 + (settled - flow_FHW2).detach()
+
+
 class ConvBlock(nn.Module):
     """Residual block of the detail path: two 3 x 3 convolutions with feature-wise modulation by the frame condition."""
 
@@ -79,6 +94,14 @@ class ConvBlock(nn.Module):
         y = F.silu(normalise(x_FhwE) * (1 + scale) + shift)
         y = F.silu(self.first(y.permute(0, 3, 1, 2)))
         return x_FhwE + self.second(y).permute(0, 2, 3, 1)
+
+
+def pixel_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    """Return two 3 x 3 convolutions at full resolution that add nothing at first."""
+    last = nn.Conv2d(PIXEL_CHANNELS, outputs, 3, padding=1)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(nn.Conv2d(inputs, PIXEL_CHANNELS, 3, padding=1), nn.SiLU(), last)
 
 
 class DetailStem(nn.Module):
@@ -106,11 +129,13 @@ class DetailStem(nn.Module):
 class DetailHead(nn.Module):
     """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
 
-    Every pixel is a blend, by estimated shares, of the previous frame in place, of the previous frame moved along an
-    estimated flow, of what is recalled from earlier frames, and of a new value (as in Finn et al. 2016 and Deep Voxel
-    Flow, Liu et al. 2017): what stays or only moves stays sharp, and what stays need not be resampled. The previous
-    frame comes as it was shown, without context noise: a copy that must also take noise away loses a little contrast
-    with every frame. Whatever copies pixels forward must be trained on imperfect ones (`Denoiser.own_context`).
+    Every pixel is a blend, by estimated shares, of the previous frame moved along an estimated flow, of what is
+    recalled from earlier frames, and of a new value (as in Finn et al. 2016 and Deep Voxel Flow, Liu et al. 2017). What
+    stays is what moves by nothing: with a share of its own, a body whose motion is uncertain would fade between two
+    places instead of moving half the way. The previous frame comes as it was shown, without context noise: a copy that
+    must also take noise away loses a little contrast with every frame. Whatever copies pixels forward must be trained
+    on imperfect ones (`Denoiser.own_context`). The flow is a free part and one that is linear in the action (as the
+    locally linear dynamics of Watter et al. 2015, at every pixel).
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
@@ -120,12 +145,20 @@ class DetailHead(nn.Module):
         self.recalled = nn.Linear(3 * self.cell**2, config.stem_channels)
         self.join = nn.Linear(3 * config.stem_channels, config.stem_channels)
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
-        self.out = nn.Linear(config.stem_channels, 9 * self.cell**2)
+        self.action_dim = cond_dim - config.cond_width
+        self.outputs = [3 + 3, PIXEL_HIDDEN, 2, 2 * self.action_dim]  # value and shares, hidden, flow, flow per action
+        self.out = nn.Linear(config.stem_channels, sum(self.outputs) * self.cell**2)
+        motion = 2 + 2 * self.action_dim
+        self.follow = pixel_convolutions(3 + PIXEL_HIDDEN + motion, motion)
+        self.retouch = pixel_convolutions(3 * 3 + 6 + PIXEL_HIDDEN, 6)
         nn.init.normal_(self.out.weight, std=0.02)
-        with torch.no_grad():  # at first half of a pixel stays and nothing moves
-            self.out.bias.view(self.cell**2, 9)[:, 3] = 1.0
-            self.out.weight.view(self.cell**2, 9, -1)[:, 7:] = 0
-            self.out.bias.view(self.cell**2, 9)[:, 7:] = 0
+        with torch.no_grad():  # at first nothing moves and half of a pixel is copied
+            bias = self.out.bias.zero_().view(self.cell**2, -1)
+            weight = self.out.weight.view(self.cell**2, sum(self.outputs), -1)
+            bias[:, 3] = 1.0
+            _, _, flow, steering = weight.split(self.outputs, dim=1)
+            flow.zero_()
+            steering.zero_()
 
     def forward(
         self,
@@ -134,15 +167,28 @@ class DetailHead(nn.Module):
         previous_FHWc: Tensor,
         recalled_FHWc: Tensor,
         cond_FC: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the clean frame estimate and the moved previous frame in it, both (F, H, W, 3) in float32."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the clean frame estimate, the moved previous frame in it, and that one's share (F, H, W, 1); float32."""
         coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
         recalled = self.recalled(space_to_depth(recalled_FHWc, self.cell).to(coarse.dtype))
         cells = self.join(torch.cat([coarse, cells_FhwE, recalled], dim=-1))
         for block in self.blocks:
             cells = block(cells, cond_FC)
-        new, shares, flow = depth_to_space(self.out(cells), self.cell).float().split([3, 4, 2], dim=-1)
-        moved = warp(previous_FHWc.float(), FLOW_PIXELS * flow)
+        pixels = depth_to_space(self.out(cells), self.cell)
+        values, hidden, motion = pixels.split([6, PIXEL_HIDDEN, 2 + 2 * self.action_dim], dim=-1)
+        moved = warp(previous_FHWc.float(), self.flow(previous_FHWc, hidden, motion, cond_FC).float())
+        seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
+        values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
+        new, shares = values.split(3, dim=-1)
         shares = F.relu(shares.softmax(dim=-1) - SHARE_FLOOR)
-        stays, moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
-        return stays * previous_FHWc + moves * moved + returns * recalled_FHWc + appears * new, moved
+        moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
+        return moves * moved + returns * recalled_FHWc + appears * new, moved, moves
+
+    def flow(self, previous_FHWc: Tensor, hidden_FHWe: Tensor, motion_FHWm: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the flow (F, H, W, 2) in pixels, its parts in ``motion`` corrected where the pixels say so."""
+        seen = torch.cat([previous_FHWc.to(motion_FHWm.dtype), hidden_FHWe, motion_FHWm], dim=-1)
+        motion_FHWm = motion_FHWm + self.follow(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        free, steering = motion_FHWm.split([2, 2 * self.action_dim], dim=-1)
+        steering = steering.reshape(len(steering), -1, self.action_dim)
+        steered = (steering @ cond_FC[:, -self.action_dim :, None]).view_as(free)
+        return settle(FLOW_PIXELS * (free + steered))

@@ -103,12 +103,14 @@ READOUT_SLOTS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Copies:
-    """What an estimate may copy beside the frame before it, both (B, T, H, W, 3) in float32."""
+    """What an estimate is made of, (B, T, H, W, 3) in float32."""
 
     moved: Tensor
     """The frame before, moved along the estimated flow."""
     recalled: Tensor
     """What was seen in the same place earlier."""
+    moves: Tensor
+    """Share (B, T, H, W, 1) of ``moved`` in the estimate; the rest is recalled or new."""
 
 
 class DiT(nn.Module):
@@ -186,9 +188,10 @@ class DiT(nn.Module):
         x_noisy = x[:, 1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         cells_noisy = cells.view(b, 2, t, *cells.shape[1:])[:, 1].flatten(0, 1)
         sources = shown_BTHWc.flatten(0, 1), recalled.flatten(0, 1)
-        estimate, moved = self.head(x_noisy, cells_noisy, *sources, noisy_cond_BTC.flatten(0, 1))
-        copies = Copies(moved=moved.view(noisy_BTHWc.shape), recalled=recalled)
-        return estimate.view(noisy_BTHWc.shape), copies, self.readouts(x[:, 0])
+        made = self.head(x_noisy, cells_noisy, *sources, noisy_cond_BTC.flatten(0, 1))
+        estimate, moved, moves = (part.unflatten(0, (b, t)) for part in made)
+        copies = Copies(moved=moved, recalled=recalled, moves=moves)
+        return estimate, copies, self.readouts(x[:, 0])
 
 
 def recent_frames(frames_BTHWc: Tensor) -> Tensor:
