@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,21 +99,15 @@ def quality(
     if long_frames < least:
         raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
     model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
-    dimensions = range(model.spec.action_dim)
     size = (scenes, long_frames)
     rollout = rollout_of(model, num_steps)
     parts = Parts(Path(out), _key(model, rollout, size, mean))
     if len(parts):
         tqdm.write(f"taking up {len(parts)} finished parts of an interrupted report in {parts.folder}")
-    with tqdm(total=5 + len(dimensions), desc="quality", unit="part") as bar:
+    with tqdm(total=5 + model.spec.action_dim, desc="quality", unit="part") as bar:
         lab = _Lab(rollout, model.spec, size, workers or joblib.cpu_count(), parts)
         bar.update()
-        gaps = [_part(bar, parts, f"gap_{dimension}", lambda d=dimension: lab.gap(d)) for dimension in dimensions]
-        moving = _part(bar, parts, "moving", lambda: lab.moving(lab.mean_frame() if mean is None else mean))
-        long = {
-            "scripted": _part(bar, parts, "late_scripted", lab.late_scripted),
-            "null": _part(bar, parts, "late_null", lab.late_null),
-        }
+        gaps, moving, long = _measure(lab, parts, bar, mean)
         strips = _save_strips(Path(out), lab, moving.by_scene)
         bar.update()
     results = {
@@ -123,11 +117,7 @@ def quality(
         "n": scenes,
         "settings": {"scenes": scenes, "long_frames": long_frames, "num_steps": lab.rollout.num_steps},
         "model": {"config": model.config.to_json(), "dataset": dict(model.checkpoint.dataset)},
-        "moving_pixel_error": moving.table,
-        "moving_pixel_error_still_camera": moving.still_table,
-        "action_gap": {gap.dimension: gap.to_json() for gap in gaps},
-        "long_run": {name: run.to_json() for name, run in long.items()},
-        "claims": [claim.to_json() for claim in _claims(moving, gaps, long)],
+        **_tables(moving, gaps, long),
         "strips": strips,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -135,6 +125,28 @@ def quality(
     (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
     parts.clear()
     return results
+
+
+def _measure(
+    lab: _Lab, parts: Parts, bar: tqdm[Any], mean: UInt8[np.ndarray, "h w 3"] | None
+) -> tuple[list[ActionGap], _Moving, dict[str, LongRun]]:
+    """Return action gaps, errors on moving pixels and the ends of the long dreams, one kept part after the other."""
+    dimensions = range(lab.spec.action_dim)
+    gaps = [_part(bar, parts, f"gap_{dimension}", lambda d=dimension: lab.gap(d)) for dimension in dimensions]
+    moving = _part(bar, parts, "moving", lambda: lab.moving(lab.mean_frame() if mean is None else mean))
+    scripted = _part(bar, parts, "late_scripted", lab.late_scripted)
+    return gaps, moving, {"scripted": scripted, "null": _part(bar, parts, "late_null", lab.late_null)}
+
+
+def _tables(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongRun]) -> dict[str, Any]:
+    """Return every number of the report, and the claims with their outcome."""
+    return {
+        "moving_pixel_error": moving.table,
+        "moving_pixel_error_still_camera": moving.still_table,
+        "action_gap": {gap.dimension: gap.to_json() for gap in gaps},
+        "long_run": {name: run.to_json() for name, run in long.items()},
+        "claims": [claim.to_json() for claim in _claims(moving, gaps, long)],
+    }
 
 
 def _key(
@@ -281,7 +293,7 @@ def _moving_table(
     return table, margins
 
 
-def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: dict[str, LongRun]) -> list[Claim]:
+def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongRun]) -> list[Claim]:
     """List what a checkpoint is expected to do, each with its number and whether it holds."""
     claims = [
         Claim(text=f"moving pixels, frame {horizon}: error below the best baseline", estimate=best, least=0.0)

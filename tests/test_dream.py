@@ -168,7 +168,7 @@ def test_the_batch_is_gymnasiums_batch_of_singles(ending: WorldModel, mode: Auto
     """Step for step, the native batch does what SyncVectorEnv makes of single dreams: ends, resets, infos and all."""
     native = vector(ending, 3, horizon=4, autoreset_mode=mode)
     singles = SyncVectorEnv([lambda: DreamEnv(ending, horizon=4)] * 3, autoreset_mode=mode)
-    mine, theirs = native.reset(seed=20), singles.reset(seed=20)
+    mine, theirs = native.reset(seed=22), singles.reset(seed=22)
     np.testing.assert_array_equal(mine[0], theirs[0])
     assert_alike(mine[1], theirs[1])
     ends = resets = 0
