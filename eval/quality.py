@@ -93,11 +93,7 @@ def quality(
 
     """
     started = time.perf_counter()
-    least = max(HORIZONS) + LATE_FRAMES
-    if scenes < 2:
-        raise UsageError("scenes", got=scenes, allowed="2 or more", fix="actions are shuffled between scenes")
-    if long_frames < least:
-        raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
+    _check_size(scenes, long_frames)
     model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
     size = (scenes, long_frames)
     rollout = rollout_of(model, num_steps)
@@ -125,6 +121,15 @@ def quality(
     (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
     parts.clear()
     return results
+
+
+def _check_size(scenes: int, long_frames: int) -> None:
+    """Raise UsageError where too little would be measured."""
+    least = max(HORIZONS) + LATE_FRAMES
+    if scenes < 2:
+        raise UsageError("scenes", got=scenes, allowed="2 or more", fix="actions are shuffled between scenes")
+    if long_frames < least:
+        raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
 
 
 def _measure(
