@@ -252,6 +252,9 @@ def test_rare_and_small_motions_count():
     little, much = (weight * change).sum((-1, -2))[0]
     assert weight[0, 0, 16, 16] > 5 * weight[0, 0, 2, 2]
     assert 0.02 < little / much < 1 and change[0, 0].sum() / change[0, 1].sum() < 0.005
+    unbalanced = Denoiser.pixel_weight(frames, LossConfig(change_balance=0.0))[..., 0]
+    ruled, rule = (unbalanced * change).sum((-1, -2))[0]
+    assert little / much > 2 * ruled / rule
 
 
 def test_recall_fetches_what_was_seen_and_nothing_hidden():

@@ -146,19 +146,16 @@ class DetailHead(nn.Module):
         self.join = nn.Linear(3 * config.stem_channels, config.stem_channels)
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
-        self.outputs = [3 + 3, PIXEL_HIDDEN, 2, 2 * self.action_dim]  # value and shares, hidden, flow, flow per action
+        motion = 2 + 2 * self.action_dim  # flow, flow per action
+        self.outputs = [3 + 3, PIXEL_HIDDEN, motion]  # new value and shares, hidden, motion
         self.out = nn.Linear(config.stem_channels, sum(self.outputs) * self.cell**2)
-        motion = 2 + 2 * self.action_dim
         self.follow = pixel_convolutions(3 + PIXEL_HIDDEN + motion, motion)
         self.retouch = pixel_convolutions(3 * 3 + 6 + PIXEL_HIDDEN, 6)
         nn.init.normal_(self.out.weight, std=0.02)
         with torch.no_grad():  # at first nothing moves and half of a pixel is copied
             bias = self.out.bias.zero_().view(self.cell**2, -1)
-            weight = self.out.weight.view(self.cell**2, sum(self.outputs), -1)
             bias[:, 3] = 1.0
-            _, _, flow, steering = weight.split(self.outputs, dim=1)
-            flow.zero_()
-            steering.zero_()
+            self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:] = 0
 
     def forward(
         self,
@@ -175,7 +172,7 @@ class DetailHead(nn.Module):
         for block in self.blocks:
             cells = block(cells, cond_FC)
         pixels = depth_to_space(self.out(cells), self.cell)
-        values, hidden, motion = pixels.split([6, PIXEL_HIDDEN, 2 + 2 * self.action_dim], dim=-1)
+        values, hidden, motion = pixels.split(self.outputs, dim=-1)
         moved = warp(previous_FHWc.float(), self.flow(previous_FHWc, hidden, motion, cond_FC).float())
         seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
         values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
