@@ -37,7 +37,7 @@ from worldsim.precision import fast_dtype, matmul_gflops
 from worldsim.provenance import describe, provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
-from worldsim.training_step import training_clip, training_draws
+from worldsim.training_step import ClipSampler, training_draws
 from worldsim.world_model import WorldModel, load
 
 BENCH_SEED = 4_000_000
@@ -286,9 +286,7 @@ def _record_and_train(model: WorldModel, repeats: int, peak_gflops: float, devic
         dataset = EpisodeDataset.open(folder)
         try:
             cache = dataset.cache("train")
-            clip = training_clip(
-                cache, cache.windows(TRAIN_CLIP_FRAMES + 1), TRAIN_CLIPS, TRAIN_CLIP_FRAMES, (BENCH_SEED,)
-            ).to(device)
+            clip = ClipSampler.of(cache, TRAIN_CLIP_FRAMES, 0.0).draw(TRAIN_CLIPS, (BENCH_SEED,)).to(device)
         finally:
             dataset.close()
     denoiser = model.checkpoint.denoiser().to(device)

@@ -18,6 +18,7 @@ from worldsim.detail import FLOW_PIXELS, STILL_PIXELS, DetailHead, depth_to_spac
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.optim import Muon
+from worldsim.own_context import dream_on
 from worldsim.recall import Recall
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.spec import WorldSpec
@@ -280,19 +281,31 @@ def test_recall_fetches_what_was_seen_and_nothing_hidden():
     assert (without[:16] - frames[0, 3, :16]).abs().mean() > 0.1
 
 
-def test_own_context_is_a_dream_of_a_given_depth():
-    """Frames before the first dreamt one are true; then each pass lets estimates stand on one more estimate."""
-    denoiser = make_denoiser().eval()
-    clip = make_clip(batch=1, steps=6)
+def test_own_context_is_a_dream():
+    """Frames are true before the first dreamt one; each dreamt one is what the network makes of all frames before it."""
+    config = dataclasses.replace(TINY, window=8)
+    denoiser = make_denoiser(config).eval()
+    clip = make_clip(batch=2, steps=6)
+    level = torch.full((2, 6), 1 - config.context_noise)
+    draws = dataclasses.replace(
+        draws_for(clip, config, action_dropout=0.0),
+        context_level=level,
+        level=torch.zeros(2, 6),
+        num_steps=torch.full((2,), 8),
+    )
+    with torch.no_grad():
+        for parameter in denoiser.network.head.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    shown = dream_on(denoiser, clip, draws, 2)
     true = to_unit(clip.frames[:, :-1])
-    one, two, three = (denoiser.own_context(clip, draws_for(clip), torch.tensor([2]), depth) for depth in (1, 2, 3))
-    differs = [[bool((a[:, t] != b[:, t]).any()) for t in range(6)] for a, b in ((one, true), (two, one), (three, two))]
-    assert differs == [
-        [False, False, True, True, True, True],
-        [False, False, False, True, True, True],
-        [False, False, False, False, True, True],
-    ]
-    assert torch.equal(to_unit(to_uint8(three)), three)  # what a dream shows has 256 levels
+    assert torch.equal(shown[:, :2], true[:, :2])
+    assert torch.equal(to_unit(to_uint8(shown)), shown)  # what a dream shows has 256 levels
+    conds = denoiser.conditions(clip.actions, draws.known, draws)
+    with torch.no_grad():
+        estimate, _ = denoiser.estimate(Context.of(shown, draws), draws.noise, conds)
+    wanted = to_unit(to_uint8(estimate))[:, 1:5]  # of frames 2 .. 5
+    assert (shown[:, 2:] - wanted).abs().max() < 1.5 * 2 / 255
+    assert (shown[:, 2:] - true[:, 2:]).abs().max() > 0.1
 
 
 def test_warp_again_and_again_neither_rings_nor_blurs_to_grey():

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import worldsim
-from worldsim.dataset import EpisodeDataset
+from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.errors import UsageError
 from worldsim.train import TrainConfig, train
+from worldsim.training_step import ClipSampler
 from worldsim.validation import ValidationSet, validate
 
 QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0, sampler_steps=2)
@@ -40,6 +42,38 @@ def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording
     scores = validate(model.rollout(2), held_out).scores
     assert scores["action_sensitivity"] > 0.02 and scores["error_1"] < scores["copy_last_1"]
     assert (tmp_path / "run" / "strips").is_dir() and list((tmp_path / "run" / "logs").rglob("events*"))
+
+
+def test_clips_are_drawn_for_their_actions(tmp_path: Path):
+    """Half of an episode waits and one action is rare: balanced clips hold it far more often, even ones as recorded."""
+    rng = np.random.default_rng(0)
+    actions = np.zeros((1000, 2), np.float32)
+    actions[:500, 0] = rng.uniform(-1, 1, 500)
+    actions[480:510, 1] = 0.5
+    starts = np.arange(0, 1001, 20)  # 50 episodes of 20 actions, hence of 21 frames
+    arrays = {
+        "actions": actions,
+        "rewards": np.zeros(1000, np.float32),
+        "terminated": np.zeros(1000, bool),
+        "readout_time": np.concatenate([np.arange(first, first + 21) for first in starts[:-1]]).astype(np.float32)[
+            :, None
+        ],
+        "episode_ids": np.arange(50),
+        "offsets": starts + np.arange(51),
+        "frame_shape": np.array([2, 2, 3]),
+    }
+    for name, rows in arrays.items():
+        np.save(tmp_path / f"{name}.npy", rows)
+    (tmp_path / "frames.u8").write_bytes(bytes(1050 * 12))
+    cache = FrameCache(tmp_path)
+    even, balanced = (ClipSampler.of(cache, 8, share).draw(400, (1,)).actions.numpy() != 0 for share in (0.0, 1.0))
+    assert even.mean((0, 1)) == pytest.approx([0.5, 0.03], abs=0.05)
+    assert balanced[..., 1].mean() > 0.2 and balanced[..., 0].mean() > 0.5
+    assert balanced.any(axis=(1, 2)).all() and not even.any(axis=(1, 2)).all()
+    clip = ClipSampler.of(cache, 8, 0.5).draw(5, (2,))
+    times = clip.readouts["time"][..., 0].long()
+    assert torch.equal(times[:, 1:] - times[:, :-1], torch.ones(5, 8, dtype=torch.long))
+    assert np.array_equal(clip.actions.numpy(), actions[times[:, :-1].numpy()])
 
 
 def _train_in_process(data: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:

@@ -223,6 +223,11 @@ class Denoiser(nn.Module):
         """Length of a raw readout row: reward, termination logit, then every declared readout."""
         return 2 + sum(len(readout.names) for readout in spec.readouts)
 
+    @property
+    def raw_readout_dim(self) -> int:
+        """Length of the raw readout rows of this network."""
+        return 2 + sum(self.readout_sizes.values())
+
     def read(self, raw: Tensor) -> dict[str, Tensor]:
         """Split raw readout rows (..., readout_dim) into named values in the units of the recording."""
         values = {"reward": raw[..., 0], "terminated": raw[..., 1].sigmoid()}
@@ -254,25 +259,6 @@ class Denoiser(nn.Module):
         """Return the clean estimates of frames 1 .. T and the raw readout rows of frames 0 .. T-1."""
         estimate, _, raw = self.network(context.shown, context.noised, noisy, *conds)
         return estimate, raw
-
-    @torch.no_grad()
-    def own_context(self, clip: Clip, draws: Draws, first: Tensor, depth: int) -> Tensor:
-        """Return frames 0 .. T-1 as a dream would show them: from frame ``first`` (B,) on the model's own estimates.
-
-        Scheduled sampling made parallel (Mihaylova & Martins 2019): every pass estimates all frames at once from pure
-        noise, given the pass before it, so that after ``depth`` passes an estimate stands on up to ``depth`` - 1
-        others, with their errors. What copies pixels forward is trained on imperfect ones.
-        """
-        frames = to_unit(clip.frames)
-        start = dataclasses.replace(draws, level=torch.zeros_like(draws.level))
-        conds = self.conditions(clip.actions, draws.known, start)
-        own = (torch.arange(draws.level.shape[1], device=first.device) >= first[:, None])[..., None, None, None]
-        shown = frames[:, :-1]
-        for _ in range(depth):
-            estimate, _ = self.estimate(Context.of(shown, draws), draws.noise, conds)
-            seen = torch.cat([frames[:, :1], to_unit(to_uint8(estimate[:, :-1]))], dim=1)
-            shown = torch.where(own, seen, frames[:, :-1])
-        return shown
 
     def forward(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
         """Call `loss`: the form in which distributed wrappers reach it."""

@@ -134,7 +134,7 @@ class DetailHead(nn.Module):
     stays is what moves by nothing: with a share of its own, a body whose motion is uncertain would fade between two
     places instead of moving half the way. The previous frame comes as it was shown, without context noise: a copy that
     must also take noise away loses a little contrast with every frame. Whatever copies pixels forward must be trained
-    on imperfect ones (`Denoiser.own_context`). The flow is a free part and one that is linear in the action (as the
+    on imperfect ones (`worldsim.own_context`). The flow is a free part and one that is linear in the action (as the
     locally linear dynamics of Watter et al. 2015, at every pixel).
     """
 

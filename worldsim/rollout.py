@@ -72,7 +72,7 @@ class Rollout:
         state = WorldState.empty(
             config=self.network.config,
             grid=(height // self.network.config.patch, width // self.network.config.patch),
-            readout_dim=_readout_dim(self.network),
+            readout_dim=self.denoiser.raw_readout_dim,
             seeds=[int(seed) for seed in seeds],
             device=self.device,
             dtype=self.network.dtype,
@@ -129,7 +129,14 @@ class Rollout:
     def check_state(self, state: WorldState) -> None:
         """Raise UsageError unless ``state`` is one that this network can go on from."""
         config, network = self.network.config, self.network
-        wanted = (config.depth, config.heads, config.window, config.head_dim, _readout_dim(network), network.dtype)
+        wanted = (
+            config.depth,
+            config.heads,
+            config.window,
+            config.head_dim,
+            self.denoiser.raw_readout_dim,
+            network.dtype,
+        )
         keys = state.cache.keys
         got = (*(keys.shape[i] for i in (0, 2, 3, 5)), state.readout.shape[1], keys.dtype)
         if got != wanted:
@@ -271,12 +278,6 @@ def _modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:
     """Return shift, 1 + scale and gate of the attention, then of the MLP, each (..., D) for conditions (..., C)."""
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.modulation(cond).chunk(6, dim=-1)
     return shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m
-
-
-def _readout_dim(network: DiT) -> int:
-    last = network.readout[-1]
-    assert isinstance(last, torch.nn.Linear)
-    return last.out_features
 
 
 def check_context(frames: np.ndarray, actions: np.ndarray, patch: int) -> None:

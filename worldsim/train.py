@@ -31,13 +31,15 @@ from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.run_state import load_state, save_state
-from worldsim.training_step import MAX_OWN_DEPTH, fit_readouts, own_context, training_clip, training_draws
+from worldsim.training_step import ClipSampler, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, PLAN, CHECKPOINT = "state.safetensors", "run.json", "checkpoint"
+OWN_CONTEXT_COST = 0.25
+"""Time that clips with the model's own frames take to dream, over that of the rest of a step."""
 VALIDATION_STEPS, VALIDATION_WINDOWS = 24, 24
 """Frames dreamt after the context, and held-out windows they are dreamt in, at every validation."""
 
@@ -53,6 +55,8 @@ class TrainConfig:
     """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
     clip_shares: tuple[float, ...] = (0.4, 0.4, 0.2)
     """Share of the steps of each stage."""
+    balanced_share: float = 0.7
+    """Share of the clips drawn so that every action dimension is at work equally often; the others are drawn evenly."""
     shortcut_share: float = 0.25
     """Share of clips trained for fewer sampler steps, once the shortcut objective has begun."""
     shortcut_start: float = 0.5
@@ -154,6 +158,7 @@ class _Run:
     optimizers: list[Any]
     identity: dict[str, Any]
     begun_from: Mapping[str, Any] | None = None
+    drawn: ClipSampler | None = None
     step: int = 0
     seconds: float = 0.0
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -238,9 +243,9 @@ class _Run:
             self.prepared.zero_grad()
             times.append(time.monotonic() - begun)
         c = self.config
-        extra = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3 + (
-            1 - c.self_context_start
-        ) * c.self_context_share * (1 + MAX_OWN_DEPTH) / 2 / 3
+        shortcut = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3
+        own = (1 - c.self_context_start) * OWN_CONTEXT_COST
+        extra = shortcut + own
         return min(times[1:]) * 1.08 * (1 + extra)
 
     def clips_per_step(self, total: int) -> int:
@@ -252,11 +257,16 @@ class _Run:
         longest = int(np.diff(self.cache.offsets).max()) - 1
         return min(longest, self.config.stage_frames(self.step, total))
 
+    def sampler(self, length: int) -> ClipSampler:
+        """Return what draws the clips of ``length`` target frames."""
+        if self.drawn is None or self.drawn.length != length:
+            self.drawn = ClipSampler.of(self.cache, length, self.config.balanced_share)
+        return self.drawn
+
     def _losses(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
         count = max(1, self.config.frames_per_step // length)
         rank = self.accelerator.process_index
-        windows = self.cache.windows(length + 1)
-        clip = training_clip(self.cache, windows, count, length, (self.config.seed, step, rank, 0))
+        clip = self.sampler(length).draw(count, (self.config.seed, step, rank, 0))
         draws, generator = training_draws(
             clip, self.denoiser, self.config.loss, shortcut, (self.config.seed, step, rank, 1)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,14 +11,52 @@ from torch import Tensor
 
 from worldsim.dataset import FrameCache
 from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
+from worldsim.own_context import MAX_OWN_FRAMES, dream_on
 
-MAX_OWN_DEPTH = 4
-"""Most estimates that stand on each other in a clip that shows the model its own."""
+AT_WORK = 0.05
+"""An action is at work where it is larger than this, as a share of the largest of its dimension in the recording."""
+
+LEAST_SHARE = 0.02
+"""Actions at work in a smaller share of the steps are not made any more frequent."""
 
 
-def training_clip(cache: FrameCache, windows: np.ndarray, count: int, length: int, seed: tuple[int, ...]) -> Clip:
-    """Return ``count`` random windows of ``length`` target frames; the same ones for the same ``seed``."""
-    rows = windows[np.random.default_rng(seed).integers(0, len(windows), count)]
+@dataclasses.dataclass(frozen=True)
+class ClipSampler:
+    """Draws windows of a recording, evenly or so that every action dimension is at work equally often.
+
+    Recordings hold long waits, and some actions are rare; the most is learnt where something is done.
+    """
+
+    cache: FrameCache
+    length: int
+    """Target frames of a clip."""
+    windows: np.ndarray
+    """Rows (episode's position, first frame) of `FrameCache.windows`."""
+    odds: np.ndarray
+    """Cumulative probability of each window."""
+
+    @classmethod
+    def of(cls, cache: FrameCache, length: int, balanced_share: float) -> ClipSampler:
+        """Return a sampler that draws a share of the clips by their actions, the rest evenly."""
+        windows = cache.windows(length + 1)
+        size = np.abs(cache.actions).reshape(len(cache.actions), -1)
+        at_work = size > AT_WORK * size.max(0)
+        weight = (at_work / np.maximum(at_work.mean(0), LEAST_SHARE)).mean(1)
+        sums = np.concatenate([[0.0], np.cumsum(weight)])
+        first = cache.offsets[windows[:, 0]] + windows[:, 1] - windows[:, 0]  # one action less than frames
+        balanced = sums[first + length] - sums[first]
+        share = balanced_share * (balanced.sum() > 0)
+        odds = (1 - share) / len(windows) + share * balanced / max(balanced.sum(), 1e-12)
+        return cls(cache, length, windows, np.cumsum(odds))
+
+    def draw(self, count: int, seed: tuple[int, ...]) -> Clip:
+        """Return ``count`` clips; the same ones for the same ``seed``."""
+        places = np.random.default_rng(seed).random(count) * self.odds[-1]
+        return training_clip(self.cache, self.windows[np.searchsorted(self.odds, places, side="right")], self.length)
+
+
+def training_clip(cache: FrameCache, rows: np.ndarray, length: int) -> Clip:
+    """Return the windows ``rows`` (episode's position, first frame) of ``length`` target frames."""
     batch = cache.batch(rows[:, 0], rows[:, 1], length + 1)
     return Clip(
         frames=torch.from_numpy(batch.frames),
@@ -42,19 +81,18 @@ def training_draws(
 def own_context(
     denoiser: Denoiser, clip: Clip, draws: Draws, generator: torch.Generator, share: float
 ) -> Tensor | None:
-    """Return the context frames with a ``share`` of the clips showing the model's own estimates, or None if none do.
+    """Return the context frames with a ``share`` of the clips showing the model's own frames, or None if none do.
 
-    Where they begin in a clip, and how many of them stand on each other, is drawn anew each time.
+    From which frame on is drawn anew each time, one place for all clips of the step.
     """
     b, t = draws.level.shape
     chosen = torch.rand(b, generator=generator) < share
-    first = (torch.rand(b, generator=generator) * t).long()
-    depth = int(torch.randint(1, MAX_OWN_DEPTH + 1, (1,), generator=generator))
-    if not bool(chosen.any()):
+    count = int(torch.randint(1, MAX_OWN_FRAMES + 1, (1,), generator=generator))
+    if not bool(chosen.any()) or t < 2:
         return None
     rows = chosen.nonzero()[:, 0].to(clip.actions.device)
-    first = first.to(clip.actions.device)[rows]
-    shown = denoiser.own_context(clip.rows(rows), draws.rows(rows), first, depth)
+    first = t - 1 - (count - 1) % (t - 1)  # evenly 1 .. t - 1 where clips are short
+    shown = dream_on(denoiser, clip.rows(rows), draws.rows(rows), first)
     context = to_unit(clip.frames[:, :-1])
     return context.index_copy(0, rows, shown)
 

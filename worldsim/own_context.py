@@ -1,0 +1,56 @@
+"""Clips whose last context frames a dream has made, as training shows them. Knows no data files and no loss.
+
+Trained on true frames alone, a model never meets the errors of its own frames, and a dream is made of nothing else
+(scheduled sampling, Bengio et al. 2015). So part of the training dreams on from a clip's first frames, as `Rollout`
+does, and learns the true next frame from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, Draws, add_noise, step_index, to_uint8, to_unit
+from worldsim.rollout import FrameStream, commit_context
+from worldsim.state import WorldState
+
+MAX_OWN_FRAMES = 8
+"""Most frames of a clip that the model dreams itself before it is asked for the true next one."""
+
+
+@torch.no_grad()
+def dream_on(denoiser: Denoiser, clip: Clip, draws: Draws, first: int) -> Tensor:
+    """Return frames 0 .. T-1 (B, T, H, W, 3) of a clip, those from ``first`` (1 or later) on as a dream shows them.
+
+    One estimate from pure noise a frame, at the finest step size, which is the first to be taught; the noise is that
+    of ``draws``.
+    """
+    network, config = denoiser.network, denoiser.network.config
+    frames = to_unit(clip.frames[:, :-1])
+    b, t, height, width, _ = frames.shape
+    state = WorldState.empty(
+        config=config,
+        grid=(height // config.patch, width // config.patch),
+        readout_dim=denoiser.raw_readout_dim,
+        seeds=range(b),
+        device=frames.device,
+        dtype=network.dtype,
+    )
+    level = torch.full((b, t), 1 - config.context_noise, device=frames.device)
+    commit, start = (1 - config.context_noise, CONTEXT_STEP), (0.0, step_index(config.max_steps))
+    into = torch.cat([torch.zeros_like(clip.actions[:, :1]), clip.actions], dim=1)
+    true = frames[:, :first]
+    noised = add_noise(true, draws.context_noise[:, :first], level[:, :first])
+    for row in range(b):
+        commit_context(network, state, row, (true[row], noised[row], into[row, :first]), commit[0])
+    shown = [true]
+    for k in range(first, t):
+        stream = FrameStream(network, state, into[:, k], [start, commit])
+        frame = to_unit(to_uint8(stream.estimate(draws.noise[:, k - 1], state.recent, start)))
+        stream.commit(frame, add_noise(frame, draws.context_noise[:, k], level[:, k]), state.recent, commit)
+        state = dataclasses.replace(state, recent=torch.cat([state.recent[:, 1:], frame[:, None]], dim=1))
+        state.times.add_(1)
+        shown.append(frame[:, None])
+    return torch.cat(shown, dim=1)
