@@ -56,6 +56,26 @@ def project(
     return np.stack([local[:, 0] / (depth * half * aspect), local[:, 1] / (depth * half)], axis=1)
 
 
+def unproject(
+    pose: CameraPose,
+    points: Float64[np.ndarray, "n 2"],
+    heights: Float64[np.ndarray, " n"],
+    fovy_rad: float,
+    aspect: float,
+) -> Float64[np.ndarray, "n 2"]:
+    """Return where the lines of sight through image ``points`` (right, up in [-1, 1]) meet z = ``heights`` (m): x, y.
+
+    The inverse of `project` for points of known height. Lines of sight that never come down there give NaN.
+    """
+    half = math.tan(fovy_rad / 2)
+    local = np.stack([points[:, 0] * half * aspect, points[:, 1] * half, -np.ones(len(points))], axis=1)
+    rays = local @ pose.rotation.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        way = (heights - pose.position[2]) / rays[:, 2]
+    way = np.where(way > 0, way, np.nan)
+    return pose.position[:2] + way[:, None] * rays[:, :2]
+
+
 def in_frame(
     pose: CameraPose, points: Float64[np.ndarray, "n 3"], fovy_rad: float, aspect: float
 ) -> Bool[np.ndarray, " n"]:

@@ -2,7 +2,8 @@
 
 Every body of the Arena wears its own saturated colour and all else is grey, so chroma is identity. The frame is
 smoothed a little, a pixel belongs to a colour if it is saturated and its chroma points the same way, and the largest
-connected patch of a colour is its body.
+connected patch of a colour is its body. Pixels in the shade belong to it too where they touch it: without them every
+body would seem to stand farther off than it does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from worldsim.envs.scene import COLOURS, PALETTE
 
 MIN_SATURATION = 0.15
 """Least max - min over RGB (levels 0 .. 1) of a pixel that has a colour at all."""
+SHADE_SATURATION, SHADE_CHROMA = 0.35, 0.06
+"""Least saturation relative to a pixel's brightness, and least max - min, of a pixel in the shade of a body."""
 MIN_COSINE = 0.9
 """Least cosine between a pixel's chroma (RGB minus its mean) and that of the palette colour."""
 MIN_PIXELS = 5
@@ -31,9 +34,9 @@ class ColourReading:
 
     found: Bool[np.ndarray, "*batch colours"]
     centroid: Float64[np.ndarray, "*batch colours 2"]
-    """Column and row in pixels, weighted by saturation; NaN where the colour is not found."""
+    """Column and row in pixels, weighted by relative saturation; NaN where the colour is not found."""
     pixels: Int64[np.ndarray, "*batch colours"]
-    """Size of the largest patch, also when it is too small to be read."""
+    """Size of the largest patch without its shade, also when it is too small to be read."""
 
 
 def read_colours(frames: UInt8[np.ndarray, "*batch h w 3"]) -> ColourReading:
@@ -43,9 +46,12 @@ def read_colours(frames: UInt8[np.ndarray, "*batch h w 3"]) -> ColourReading:
     pixels = np.zeros((len(flat), len(COLOURS)), dtype=np.int64)
     centroid = np.full((len(flat), len(COLOURS), 2), np.nan)
     for index, frame in enumerate(flat):
-        saturation, cosine = _chroma(frame)
+        chroma, relative, cosine = _chroma(frame)
+        lit = chroma > MIN_SATURATION
+        shaded = lit | ((chroma > SHADE_CHROMA) & (relative > SHADE_SATURATION))
         for slot in range(len(COLOURS)):
-            pixels[index, slot], centroid[index, slot] = _largest_patch(cosine[..., slot] > MIN_COSINE, saturation)
+            alike = cosine[..., slot] > MIN_COSINE
+            pixels[index, slot], centroid[index, slot] = _largest_patch(alike & shaded, alike & lit, relative)
     found = pixels >= MIN_PIXELS
     centroid[~found] = np.nan
     return ColourReading(
@@ -55,27 +61,28 @@ def read_colours(frames: UInt8[np.ndarray, "*batch h w 3"]) -> ColourReading:
     )
 
 
-def _chroma(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the saturation (h, w), 0 where too small, and the cosines to the palette's chromas (h, w, colours)."""
+def _chroma(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return max - min over RGB (h, w), the same relative to max, and the cosines to the palette's (h, w, colours)."""
     raw = frame.astype(np.float64) / 255
     padded = np.pad(raw, ((1, 1), (1, 1), (0, 0)), mode="edge")
     smooth = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1)).mean(axis=(-1, -2))
     mixed = SMOOTHING * smooth + (1 - SMOOTHING) * raw
-    saturation = mixed.max(axis=-1) - mixed.min(axis=-1)
-    saturation = np.where(saturation > MIN_SATURATION, saturation, 0)
+    most = mixed.max(axis=-1)
+    size = most - mixed.min(axis=-1)
     chroma = mixed - mixed.mean(axis=-1, keepdims=True)
     palette = np.array([PALETTE[colour] for colour in COLOURS])
     palette = palette - palette.mean(axis=-1, keepdims=True)
     lengths = np.linalg.norm(chroma, axis=-1, keepdims=True) * np.linalg.norm(palette, axis=-1)
-    return saturation, chroma @ palette.T / np.maximum(lengths, 1e-9)
+    return size, size / np.maximum(most, 1e-9), chroma @ palette.T / np.maximum(lengths, 1e-9)
 
 
-def _largest_patch(alike: np.ndarray, saturation: np.ndarray) -> tuple[int, tuple[float, float]]:
-    """Return size and saturation-weighted centroid (column, row) of the largest connected patch; 0 if there is none."""
-    labels = np.empty(alike.shape, dtype=np.int32)
-    if not scipy.ndimage.label(alike & (saturation > 0), output=labels):
+def _largest_patch(patch: np.ndarray, counted: np.ndarray, weight: np.ndarray) -> tuple[int, tuple[float, float]]:
+    """Return, of the connected patch with most ``counted`` pixels, how many those are and its weighted centroid."""
+    if not counted.any():
         return 0, (np.nan, np.nan)
-    sizes = np.bincount(labels.ravel())[1:]
-    rows, columns = np.nonzero(labels == 1 + int(sizes.argmax()))
-    weights = saturation[rows, columns]
+    labels = np.empty(patch.shape, dtype=np.int32)
+    scipy.ndimage.label(patch, output=labels)
+    sizes = np.bincount(labels[counted])
+    rows, columns = np.nonzero(labels == int(sizes.argmax()))
+    weights = weight[rows, columns]
     return int(sizes.max()), (float(np.average(columns, weights=weights)), float(np.average(rows, weights=weights)))
