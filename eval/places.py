@@ -17,6 +17,8 @@ from worldsim.envs.scene import COLOURS, HALF_FLOOR
 from worldsim.envs.state import body_slots, element
 from worldsim.eval.colours import read_colours
 
+SHADE_ROWS = 0.1
+"""Rows by which read centroids lie too high: the lower rim of a body is dark, and the least of it is read. Measured on true frames."""
 COMMON_RADIUS = 0.09
 """Radius in m of the bodies that colours which a scene does not have are read as."""
 
@@ -44,7 +46,7 @@ def read_places(frames: UInt8[np.ndarray, "*batch h w 3"], states: Float32[np.nd
     radius = body_slots(states, "radius").reshape(-1, len(COLOURS)).astype(np.float64)
     heights = np.where(radius > 0, radius, COMMON_RADIUS)
     pixels = reading.centroid.reshape(-1, len(COLOURS), 2)
-    image = np.stack([(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5) * 2 / height], axis=-1)
+    image = np.stack([(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5 + SHADE_ROWS) * 2 / height], axis=-1)
     aspect = width / height
     fovy = field_of_view(aspect, HALF_FLOOR)
     cameras = [camera_of(state) for state in states.reshape(-1, states.shape[-1])]
