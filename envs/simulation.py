@@ -108,6 +108,13 @@ class Simulation:
         self.azimuth, self.tilt, self.curtain = (float(value) for value in snapshot[-3:])
         self._refresh()
 
+    def place(self, colour: str, x: float, y: float) -> None:
+        """Put a body elsewhere (m), its speed unchanged; `restore` brings it back. Bodies far outside are out of view."""
+        slot = [body.colour for body in self.scene.bodies].index(colour)
+        body = self.scene.bodies[slot]
+        self.data.qpos[self._dofs[slot]] = (x - body.x, y - body.y)  # slides: one position per degree of freedom
+        self._refresh()
+
     @property
     def pose(self) -> camera.CameraPose:
         """Where the camera stands now."""

@@ -46,7 +46,9 @@ def read_places(frames: UInt8[np.ndarray, "*batch h w 3"], states: Float32[np.nd
     radius = body_slots(states, "radius").reshape(-1, len(COLOURS)).astype(np.float64)
     heights = np.where(radius > 0, radius, COMMON_RADIUS)
     pixels = reading.centroid.reshape(-1, len(COLOURS), 2)
-    image = np.stack([(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5 + SHADE_ROWS) * 2 / height], axis=-1)
+    image = np.stack(
+        [(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5 + SHADE_ROWS) * 2 / height], axis=-1
+    )
     aspect = width / height
     fovy = field_of_view(aspect, HALF_FLOOR)
     cameras = [camera_of(state) for state in states.reshape(-1, states.shape[-1])]

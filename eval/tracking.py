@@ -43,6 +43,8 @@ class TrackingError:
     """Cut-off where a hidden body is read."""
     ghost: Float64[np.ndarray, "*batch colours"]
     """Half the cut-off where a colour is read that the scene does not have."""
+    read: Bool[np.ndarray, "*batch colours"]
+    """Visible bodies that are read."""
     scored: Bool[np.ndarray, "*batch colours"]
     """Present bodies that are clearly visible or clearly hidden: the denominator."""
 
@@ -50,6 +52,11 @@ class TrackingError:
     def cost(self) -> Float64[np.ndarray, "*batch colours"]:
         """All parts together."""
         return self.localisation + self.miss + self.false + self.ghost
+
+    @property
+    def floor(self) -> float:
+        """Median distance (m) of the bodies that are visible and read: of true frames, the read-out's floor."""
+        return float(np.median(self.localisation[self.read]))
 
     def by_scene(self) -> Float64[np.ndarray, "n 2"]:
         """Return the summed cost (m) and the number of scored bodies of each scene (the first axis)."""
@@ -68,5 +75,6 @@ def tracking_error(read: Places, truth: TruePlaces) -> TrackingError:
         miss=CUT_OFF_M * (visible & ~read.found),
         false=CUT_OFF_M * (hidden & read.found),
         ghost=CUT_OFF_M / 2 * (~truth.present & read.found),
+        read=visible & read.found,
         scored=visible | hidden,
     )

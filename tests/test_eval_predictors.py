@@ -107,7 +107,9 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_strangers_model_can_be_asked(stranger: str, question: Question):
     """Ten lines suffice: a class with `predict`, made without arguments."""
-    assert (ask(load_predictor(f"{stranger}:Repeats"), question, seeds=range(5))[:, 0, 0] == question.frames[:, -1]).all()
+    assert (
+        ask(load_predictor(f"{stranger}:Repeats"), question, seeds=range(5))[:, 0, 0] == question.frames[:, -1]
+    ).all()
 
 
 @pytest.mark.parametrize(

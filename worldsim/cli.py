@@ -301,7 +301,18 @@ COMMANDS = {
         positional="checkpoint",
         not_flags=("mean",),
         examples="  worldsim quality arena-small --out runs/quality\n  worldsim quality runs/small --out runs/small/quality",
-        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
+        after_interrupt=f"Finished parts are kept. {_RUN_AGAIN} to go on.",
+        report=_report_markdown,
+    ),
+    "probe": Command(
+        target="worldsim.eval.probe:probe",
+        summary="measure how much physics a predictor knows: object permanence so far",
+        positional="predictor",
+        examples=(
+            "  worldsim probe arena-small --out runs/probe                        # a first look: 8 scenes of a family\n"
+            "  worldsim probe my_package:MyWorldModel --tier standard             # anybody's model: worldsim.eval.predictors"
+        ),
+        after_interrupt=f"Finished parts are kept. {_RUN_AGAIN} to go on.",
         report=_report_markdown,
     ),
     "demo": Command(

@@ -1,0 +1,114 @@
+"""Tales: what really happened in a scripted scene, kept so that it can be drawn again otherwise. Knows no model.
+
+A tale holds the physics snapshot of every frame. Drawn as it is, it gives the true frames again, bit for bit; with
+bodies moved or taken away before each drawing, it shows what a predictor would that freezes, forgets or extrapolates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import joblib
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from worldsim.envs.painter import Painter
+from worldsim.envs.scene import SceneSpec
+from worldsim.envs.simulation import Simulation
+from worldsim.envs.state import body_slots
+from worldsim.envs.workers import in_processes
+from worldsim.eval.predictors import Question
+from worldsim.eval.tracking import TruePlaces
+from worldsim.eval.trials import Script, make_arena
+from worldsim.spec import WorldSpec
+
+Edit = Callable[[int, Simulation], None]
+"""Changes what will be drawn of frame t (1 is the frame after the first action) of a restored simulation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tale:
+    """One scene as it happened: K context frames and T frames after them."""
+
+    script: Script
+    scene: SceneSpec
+    context_frames: UInt8[np.ndarray, "k1 h w 3"]
+    context_actions: Float32[np.ndarray, "k a"]
+    context_states: Float32[np.ndarray, "k1 s"]
+    frames: UInt8[np.ndarray, "t h w 3"]
+    states: Float32[np.ndarray, "t s"]
+    contacts: Float32[np.ndarray, "t c 3"]
+    snapshots: Float64[np.ndarray, "t p"]
+
+    def redraw(self, painter: Painter, edit: Edit) -> UInt8[np.ndarray, "t h w 3"]:
+        """Draw all frames again, each after ``edit``."""
+        simulation, frames = painter.simulate(self.scene), []
+        for t, snapshot in enumerate(self.snapshots, start=1):
+            simulation.restore(snapshot)
+            edit(t, simulation)
+            frames.append(painter.frame(simulation))
+        return np.stack(frames)
+
+
+def play(env: gym.Env[Any, Any], script: Script) -> Tale:
+    """Play a script in the true world (an Arena without wrappers)."""
+    _, info = env.reset(seed=script.seed, options=dict(script.options))
+    context, saved = info["context"], env.unwrapped.save_state()  # type: ignore[attr-defined]
+    frames, states, contacts, snapshots = [], [], [], []
+    for action in script.actions:
+        frame, _, _, _, info = env.step(action)
+        frames.append(frame)
+        states.append(info["state"])
+        contacts.append(info["contacts"])
+        snapshots.append(env.unwrapped.save_state()["history"][-1])  # type: ignore[attr-defined]
+    return Tale(
+        script=script,
+        scene=SceneSpec.from_json(saved["scene"]),
+        context_frames=context["frames"],
+        context_actions=context["actions"],
+        context_states=context["states"],
+        frames=np.stack(frames),
+        states=np.stack(states),
+        contacts=np.stack(contacts),
+        snapshots=np.stack(snapshots),
+    )
+
+
+def tell(spec: WorldSpec, count: int, make: Callable[[gym.Env[Any, Any], int], Tale], workers: int = 1) -> list[Tale]:
+    """Return the tales ``make`` (env, index) of indices 0 .. count - 1; ``workers`` processes share them."""
+    size = -(-count // max(1, min(workers, count)))
+    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    told: Sequence[list[Tale]] = list(
+        in_processes([joblib.delayed(_tell)(spec, chunk, make) for chunk in chunks], len(chunks))
+    )
+    return [tale for chunk in told for tale in chunk]
+
+
+def _tell(spec: WorldSpec, indices: range, make: Callable[[gym.Env[Any, Any], int], Tale]) -> list[Tale]:
+    env = make_arena(spec)
+    try:
+        return [make(env, index) for index in indices]
+    finally:
+        env.close()
+
+
+def question_of(tales: Sequence[Tale]) -> Question:
+    """Return what a predictor is asked about tales of equal length."""
+    return Question(
+        frames=np.stack([tale.context_frames for tale in tales]),
+        context_actions=np.stack([tale.context_actions for tale in tales]),
+        actions=np.stack([tale.script.actions for tale in tales]),
+    )
+
+
+def truth_of(tales: Sequence[Tale]) -> TruePlaces:
+    """Return where the bodies of tales of equal length are, frame by frame."""
+    states = np.stack([tale.states for tale in tales])
+    return TruePlaces(
+        present=body_slots(states, "present") > 0.5,
+        xy=np.stack([body_slots(states, "x"), body_slots(states, "y")], axis=-1),
+        visibility=body_slots(states, "visible"),
+    )
