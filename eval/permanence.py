@@ -20,7 +20,7 @@ from worldsim.envs.camera import ground_axes
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.factors import FACTORS
 from worldsim.envs.pushes import folded, travelled
-from worldsim.envs.scene import COLOURS, HALF_FLOOR
+from worldsim.envs.scene import COLOURS, ENTITY_NAMES, HALF_FLOOR, WALLS
 from worldsim.envs.state import body_slots
 from worldsim.eval.tales import Tale, play
 from worldsim.eval.tracking import HIDDEN, VISIBLE
@@ -112,13 +112,12 @@ def occlusion(tale: Tale, family: Family) -> Occlusion | None:
     first, last = int(hidden[0]), int(hidden[-1])
     later = seen[last + 1 :]
     again = np.flatnonzero(later >= VISIBLE)
-    if last - first + 1 != len(hidden) or (len(again) >= 4) != family.returns:
+    ends_well = len(again) >= 4 if family.returns else last == len(seen) - 1
+    if last - first + 1 != len(hidden) or not ends_well:
         return None
     if family.post and not _met(tale, tale.script.label, "post_0", first, last):
         return None
-    if any(
-        _met(tale, tale.script.label, f"wall_{side}", 0, len(seen) - 1) for side in ("east", "north", "west", "south")
-    ):
+    if any(_met(tale, tale.script.label, wall, 0, len(seen) - 1) for wall in WALLS):
         return None
     until = last + 1 + int(again[0]) if family.returns else len(seen)
     return Occlusion(slot=slot, hidden_from=first, hidden_until=until)
@@ -126,8 +125,6 @@ def occlusion(tale: Tale, family: Family) -> Occlusion | None:
 
 def _met(tale: Tale, one: str, other: str, first: int, last: int) -> bool:
     """Return whether two entities touched within the frames ``first`` .. ``last``."""
-    from worldsim.envs.scene import ENTITY_NAMES
-
     pair = {ENTITY_NAMES.index(one), ENTITY_NAMES.index(other)}
     rows = tale.contacts[first : last + 1].reshape(-1, 3)
     return any({int(a), int(b)} == pair for time, a, b in rows if time >= 0)

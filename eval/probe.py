@@ -44,6 +44,8 @@ SCENES = {"smoke": 8, "standard": 64, "full": 512}
 """Scenes of every family by tier."""
 CONTROL_SCENES = 32
 """Scenes of the rows that are known to fail: wrong actions, no training."""
+STRIP_ROWS = {"oracle": "truth", "model": "model", "copy last": "copy last", "constant velocity": "const. veloc."}
+"""Rows that strips show, and what they are called there."""
 STRIP_FRAMES = 12
 PROBE_SEED = 5_000_000
 _REFERENCES = {"P1a": ("constant velocity",)}
@@ -86,7 +88,7 @@ def probe(
     parts = Parts(Path(out), {**key, "code": [origin["commit"], origin["dirty"], origin["versions"]]})
     lab = _Lab(asked, scenes, split, workers or joblib.cpu_count(), parts)
     tables: dict[str, Any] = {}
-    with tqdm(total=3 * len(families), desc="probe", unit="part") as bar:
+    with tqdm(total=2 * len(families), desc="probe", unit="part") as bar:
         for one in families:
             tables[one.code] = lab.measure(one, Path(out), bar)
     results = {
@@ -143,12 +145,15 @@ class _Lab:
         make = functools.partial(_make, family, self.split)
         tales = self.parts.get(f"{family.code}_truth", lambda: tell(self.spec, self.scenes, make, self.workers))
         bar.update()
-        rows = self.parts.get(f"{family.code}_rows", lambda: self.rows(tales))
-        bar.update()
-        scored = self.parts.get(f"{family.code}_scores", lambda: _score(tales, family, rows))
-        strips = _save_strips(out, family, tales, rows, scored.costs)
+        scored, shown = self.parts.get(f"{family.code}_scores", lambda: self.judge(tales, family))
+        strips = _save_strips(out, family, tales, shown, scored.costs)
         bar.update()
         return {**_table(family, scored), "strips": strips}
+
+    def judge(self, tales: Sequence[Tale], family: Family) -> tuple[_Scored, dict[str, np.ndarray]]:
+        """Return the scores of every row, and the frames of those that strips show."""
+        rows = self.rows(tales)
+        return _score(tales, family, rows), {name: rows[name][0] for name in STRIP_ROWS}
 
     def rows(self, tales: Sequence[Tale]) -> dict[str, list[UInt8[np.ndarray, "n t h w 3"]]]:
         """Return the frames of every row; some rows are several predictions, or of the first scenes only."""
@@ -239,7 +244,7 @@ def _centimetres(value: Estimate) -> dict[str, Any]:
 
 
 def _save_strips(
-    folder: Path, family: Family, tales: Sequence[Tale], rows: Mapping[str, Sequence[np.ndarray]], costs: SceneCosts
+    folder: Path, family: Family, tales: Sequence[Tale], frames: Mapping[str, np.ndarray], costs: SceneCosts
 ) -> dict[str, str]:
     """Save strips of the scenes where the model costs least, the median and most, and of the first scene."""
     ranked = np.argsort(costs.costs["model"], kind="stable")
@@ -248,12 +253,7 @@ def _save_strips(
     names = {}
     for rule, scene in chosen.items():
         tale, last = tales[scene], tales[scene].context_frames[-1:]
-        shown = {
-            {"oracle": "truth", "constant velocity": "const. veloc."}.get(name, name): np.concatenate(
-                [last, rows[name][0][scene, times - 1]]
-            )
-            for name in ("oracle", "model", "copy last", "constant velocity")
-        }
+        shown = {STRIP_ROWS[name]: np.concatenate([last, row[scene, times - 1]]) for name, row in frames.items()}
         event = occlusion(tale, family)
         hidden = (
             "" if event is None else f", {tale.script.label} hidden in {event.hidden_from + 1}-{event.hidden_until}"
