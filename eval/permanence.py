@@ -145,7 +145,7 @@ def _draw(family: Family, seed: int) -> Script | None:
     friction = float(rng.uniform(*family.friction))
     way = travelled(LEAD_IN_S, family.damping) * speed - friction * GRAVITY * LEAD_IN_S**2 / 2
     lateral = middle + side * (half_width + _RADIUS + float(rng.uniform(0.02, 0.06)))
-    start, turned = folded(np.array([lateral + side * way]), HALF_FLOOR - _RADIUS)
+    start, turned = folded(np.array([lateral + side * way, 0.0]), HALF_FLOOR - _RADIUS)
     place = float(start[0]) * right + (depth - 0.09) * forward
     heading = -side * float(turned[0]) * right
     if np.abs(place).max() > HALF_FLOOR - 0.115 or np.abs(lateral * right).max() > HALF_FLOOR - 0.1:

@@ -66,6 +66,6 @@ def skill(costs: SceneCosts, row: str, trivial: tuple[str, ...], oracle: str = "
 
     def statistic(means: np.ndarray) -> np.ndarray:
         lowest = means[..., 2:].min(axis=-1)
-        return (lowest - means[..., 0]) / (lowest - means[..., 1])
+        return np.asarray((lowest - means[..., 0]) / (lowest - means[..., 1]))
 
     return Skill(value=estimate(columns, statistic), best_trivial=best, gap_in_floors=gap)

@@ -101,14 +101,14 @@ def test_the_truth_is_recalled_and_straw_men_are_not(tales: dict[str, list[Tale]
     truth = read_row(told, oracle(told))
     perfect = recall(told, family, truth)
     assert perfect.recalled.all() and perfect.shown_hidden.max() <= 0.1
-    assert perfect.moved[:, 0] == pytest.approx(perfect.moved[:, 1], abs=0.03)
+    assert perfect.moved[:, 0] == pytest.approx(perfect.moved[:, 1], abs=0.05)
     assert errors(told, truth).floor < 0.008
     copied = recall(told, family, read_row(told, copy_last(told)))
     assert not copied.recalled.any() and copied.shown_hidden.min() > 0.9
     gone = recall(told, family, read_row(told, deleted(told, painter)))
     assert not gone.recalled.any() and (gone.moved[:, 0] == 0).all()
     left = recall(told, family, read_row(told, freeze(told, painter)))
-    assert np.abs(left.moved[:, 0]).max() < 0.03 < left.moved[:, 1].min()
+    assert np.abs(left.moved[:, 0]).max() < 0.06 < left.moved[:, 1].min()
 
 
 def test_skill_is_relative_to_the_best_straw_man_and_can_be_void():
