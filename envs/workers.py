@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Literal, cast
 
 import joblib
@@ -19,8 +21,16 @@ def in_processes(
     sentence; workers would each print a traceback.
     """
     parallel = joblib.Parallel(n_jobs=workers, return_as=order)
+    deaf = ((_deafly, (function, *args), kwargs) for function, args, kwargs in tasks)
     with _interrupts_held():
-        return cast(Iterator[Any], parallel(tasks))
+        return cast(Iterator[Any], parallel(deaf))
+
+
+def _deafly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a task; a worker takes no interrupts from its first one on, should they have been let through to it."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return function(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -29,6 +39,7 @@ def _interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # started later, it would let interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
