@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 import joblib
 
+from worldsim.world_model import WorldModel
+
 _T = TypeVar("_T")
+
+
+def weights_hash(model: WorldModel) -> str:
+    """Return what tells the weights of models apart, whatever number type they are held in."""
+    return str(joblib.hash({name: value.cpu().float().numpy() for name, value in model.denoiser.state_dict().items()}))
 
 
 class Parts:

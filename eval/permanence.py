@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.envs.camera import ground_axes
-from worldsim.envs.controls import ACTION_NAMES
+from worldsim.envs.controls import ACTION_NAMES, CONTEXT_STEPS, CONTROL_DT_S, CURTAIN_STEP
 from worldsim.envs.factors import FACTORS
 from worldsim.envs.pushes import folded, travelled
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES, HALF_FLOOR, WALLS
@@ -28,11 +28,11 @@ from worldsim.eval.trials import Script
 
 PROTOCOL = "worldsim-probe-v1"
 SPLITS = ("dev", "test")
-LEAD_IN_S = 1.0
+LEAD_IN_S = CONTEXT_STEPS * CONTROL_DT_S
 GRAVITY = 9.81
 _ATTEMPTS = 200
 _RADIUS = 0.09
-_RISE = 4  # steps
+_RISE = round(1 / CURTAIN_STEP)  # steps
 _FALL_AT = 30
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from worldsim.errors import UsageError
-from worldsim.eval.pixels import derangement
+from worldsim.eval.pixels import copy_last, derangement
 from worldsim.world_model import load
 
 
@@ -65,7 +65,7 @@ def ask(
 
     Raises UsageError, naming the predictor, if it raises or returns anything but uint8 frames of the right shape.
     """
-    name, answers = _name(predictor), []
+    name, answers = type(predictor).__name__, []
     steps, (height, width) = question.actions.shape[1], question.frames.shape[2:4]
     for first in range(0, len(question.actions), batch):
         part, noise = question.rows(slice(first, first + batch)), list(seeds[first : first + batch])
@@ -138,8 +138,8 @@ class CopyLast:
     ) -> UInt8[np.ndarray, "b s t h w 3"]:
         """Return the last frame for every sample and step."""
         del context_actions, seeds
-        last = context_frames[:, None, None, -1]
-        return np.tile(last, (1, num_samples, actions.shape[1], 1, 1, 1))
+        frames = copy_last(context_frames[:, -1], actions.shape[1])
+        return np.repeat(frames[:, None], num_samples, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +209,3 @@ def _keys(question: Question) -> Iterable[bytes]:
     """Return what tells contexts and their actions apart."""
     for row in zip(question.frames, question.context_actions, question.actions, strict=True):
         yield hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in row)).digest()
-
-
-def _name(predictor: Predictor) -> str:
-    return type(predictor).__name__

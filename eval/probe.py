@@ -24,16 +24,16 @@ from tqdm import tqdm
 from worldsim.envs.arena import arena_spec
 from worldsim.envs.painter import Painter
 from worldsim.errors import UsageError, suggestion
-from worldsim.eval.parts import Parts
+from worldsim.eval.parts import Parts, weights_hash
 from worldsim.eval.permanence import FAMILIES, PROTOCOL, SPLITS, Family, occlusion, permanence_tale
 from worldsim.eval.permanence_scores import Recall, errors, read_row, recall
-from worldsim.eval.pixels import mean_frame
+from worldsim.eval.pixels import constant_frame, mean_frame
 from worldsim.eval.predictors import OthersActions, Predictor, ask, load_predictor
 from worldsim.eval.probe_report import markdown
 from worldsim.eval.rows import climatology, oracle, trivial_rows
 from worldsim.eval.skill import SceneCosts, skill
 from worldsim.eval.statistics import Estimate, estimate, ratio
-from worldsim.eval.strips import film_strip, save_strip
+from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
 from worldsim.eval.tales import Tale, question_of, tell
 from worldsim.eval.trials import ARENA_ID
 from worldsim.provenance import provenance, write_json
@@ -118,10 +118,7 @@ def _known(argument: str, name: str, table: Mapping[str, Any]) -> Any:
 
 def _fingerprint(predictor: Predictor, name: str) -> str:
     """Return what tells predictors apart: the weights of ours, the name of others'."""
-    if not isinstance(predictor, WorldModel):
-        return name
-    weights = {key: value.cpu().float().numpy() for key, value in predictor.denoiser.state_dict().items()}
-    return str(joblib.hash(weights))
+    return weights_hash(predictor) if isinstance(predictor, WorldModel) else name
 
 
 def arena_world() -> WorldSpec:
@@ -167,7 +164,7 @@ class _Lab:
             rows |= {name: [row] for name, row in trivial_rows(tales, painter).items()}
         finally:
             painter.close()
-        rows["mean frame"] = [np.broadcast_to(mean_frame(frames), frames.shape)]
+        rows["mean frame"] = [constant_frame(mean_frame(frames), *frames.shape[:2])]
         rows["climatology"] = climatology(tales, np.random.default_rng([PROBE_SEED, 1]))
         controls = {"model, others' actions": OthersActions(self.predictor), "untrained": untrained(self.spec)}
         for name, control in controls.items():
@@ -183,13 +180,11 @@ def _make(family: Family, split: str, env: gym.Env[Any, Any], index: int) -> Tal
 class _Scored:
     costs: SceneCosts
     recalls: dict[str, Recall]
-    few: dict[str, int]
-    """Rows of which only so many scenes were asked."""
 
 
 def _score(tales: Sequence[Tale], family: Family, rows: Mapping[str, Sequence[np.ndarray]]) -> _Scored:
     """Read and score every row; rows of several predictions are averaged, scene by scene."""
-    costs, recalls, few = {}, {}, {}
+    costs, recalls = {}, {}
     scored, floor = np.zeros(len(tales)), np.nan
     for name, predictions in rows.items():
         part = tales[: len(predictions[0])]
@@ -197,12 +192,10 @@ def _score(tales: Sequence[Tale], family: Family, rows: Mapping[str, Sequence[np
         tracked = [errors(part, read) for read in reads]
         by_scene = np.mean([error.by_scene() for error in tracked], axis=0)
         recalls[name] = recall(part, family, reads[0])
-        if len(part) < len(tales):
-            few[name] = len(part)
         costs[name] = by_scene[:, 0]
         if name == "oracle":
             scored, floor = by_scene[:, 1], tracked[0].floor
-    return _Scored(costs=SceneCosts(costs=costs, scored=scored, floor=floor), recalls=recalls, few=few)
+    return _Scored(costs=SceneCosts(costs=costs, scored=scored, floor=floor), recalls=recalls)
 
 
 def _table(family: Family, scored: _Scored) -> dict[str, Any]:
@@ -216,7 +209,7 @@ def _table(family: Family, scored: _Scored) -> dict[str, Any]:
 
 
 def _row(name: str, scored: _Scored, trivial: tuple[str, ...]) -> dict[str, Any]:
-    count = scored.few.get(name, len(scored.costs.scored))
+    count = len(scored.costs.costs[name])
     costs = SceneCosts(
         costs={row: cost[:count] for row, cost in scored.costs.costs.items() if len(cost) >= count},
         scored=scored.costs.scored[:count],
@@ -247,11 +240,9 @@ def _save_strips(
     folder: Path, family: Family, tales: Sequence[Tale], frames: Mapping[str, np.ndarray], costs: SceneCosts
 ) -> dict[str, str]:
     """Save strips of the scenes where the model costs least, the median and most, and of the first scene."""
-    ranked = np.argsort(costs.costs["model"], kind="stable")
-    chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1], "first": 0}
     times = np.unique(np.linspace(1, family.steps, STRIP_FRAMES).astype(int))
     names = {}
-    for rule, scene in chosen.items():
+    for rule, scene in scenes_by_rule(costs.costs["model"]).items():
         tale, last = tales[scene], tales[scene].context_frames[-1:]
         shown = {STRIP_ROWS[name]: np.concatenate([last, row[scene, times - 1]]) for name, row in frames.items()}
         event = occlusion(tale, family)

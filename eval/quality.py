@@ -22,7 +22,7 @@ from tqdm import tqdm
 from worldsim.errors import UsageError
 from worldsim.eval.gaps import ActionGap, action_gap, gap_scripts
 from worldsim.eval.longrun import LongRun, long_run
-from worldsim.eval.parts import Parts
+from worldsim.eval.parts import Parts, weights_hash
 from worldsim.eval.pixels import (
     PixelErrors,
     constant_frame,
@@ -33,7 +33,7 @@ from worldsim.eval.pixels import (
 )
 from worldsim.eval.quality_report import Claim, markdown
 from worldsim.eval.statistics import Estimate, estimate, margin, ratio
-from worldsim.eval.strips import film_strip, save_strip
+from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
 from worldsim.eval.trials import (
     QUALITY_SEED,
     Script,
@@ -160,9 +160,7 @@ def _key(
     """Return what must be equal for a part of an interrupted report to be taken up."""
     origin = provenance()
     return {
-        "weights": joblib.hash(
-            {name: value.cpu().float().numpy() for name, value in model.denoiser.state_dict().items()}
-        ),
+        "weights": weights_hash(model),
         "size": size,
         "num_steps": rollout.num_steps,
         "mean": None if mean is None else joblib.hash(mean),
@@ -313,11 +311,9 @@ def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongR
 
 def _save_strips(folder: Path, lab: _Lab, by_scene: Float64[np.ndarray, " n"]) -> dict[str, str]:
     """Save strips of the scenes with the least, the median and the largest error, and of the first scene."""
-    ranked = np.argsort(by_scene, kind="stable")
-    chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1], "first": 0}
     columns = lab.columns(lab.strip_times)
     names = {}
-    for rule, scene in chosen.items():
+    for rule, scene in scenes_by_rule(by_scene).items():
         last = lab.truth.last[scene]
         rows = {
             "truth": np.concatenate([last[None], lab.truth.frames[scene, columns]]),

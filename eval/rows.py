@@ -15,6 +15,7 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS
 from worldsim.envs.simulation import Simulation
 from worldsim.envs.state import body_slots
+from worldsim.eval import pixels
 from worldsim.eval.places import read_places
 from worldsim.eval.tales import Edit, Tale
 from worldsim.eval.tracking import HIDDEN
@@ -34,7 +35,7 @@ def oracle(tales: Sequence[Tale]) -> Frames:
 
 def copy_last(tales: Sequence[Tale]) -> Frames:
     """Return the last context frame again and again."""
-    return np.stack([np.repeat(tale.context_frames[-1:], len(tale.frames), axis=0) for tale in tales])
+    return pixels.copy_last(np.stack([tale.context_frames[-1] for tale in tales]), len(tales[0].frames))
 
 
 def constant_velocity(tales: Sequence[Tale], painter: Painter) -> Frames:
@@ -101,7 +102,7 @@ def read_motion(tale: Tale) -> tuple[Float64[np.ndarray, "6 2"], Float64[np.ndar
 
 
 def _stands_still(tale: Tale) -> Edit:
-    last_seen = {colour: frame for colour, frame in _last_seen(tale).items() if frame is not None}
+    last_seen = _last_seen(tale)
     x, y = body_slots(tale.states, "x"), body_slots(tale.states, "y")
 
     def edit(t: int, simulation: Simulation) -> None:
@@ -114,7 +115,7 @@ def _stands_still(tale: Tale) -> Edit:
 
 
 def _is_gone(tale: Tale) -> Edit:
-    last_seen = {colour: frame for colour, frame in _last_seen(tale).items() if frame is not None}
+    last_seen = _last_seen(tale)
 
     def edit(t: int, simulation: Simulation) -> None:
         for colour, frame in last_seen.items():
@@ -124,11 +125,12 @@ def _is_gone(tale: Tale) -> Edit:
     return edit
 
 
-def _last_seen(tale: Tale) -> dict[str, int | None]:
-    """Return, for each body, the frame before it is first hidden; None where it never is."""
-    result: dict[str, int | None] = {}
+def _last_seen(tale: Tale) -> dict[str, int]:
+    """Return, for each body that is ever hidden, the frame before it first is."""
+    result = {}
     visible = body_slots(tale.states, "visible")
     for body in tale.scene.bodies:
         hidden = np.flatnonzero(visible[:, COLOURS.index(body.colour)] <= HIDDEN)
-        result[body.colour] = max(int(hidden[0]) - 1, 0) if len(hidden) else None
+        if len(hidden):
+            result[body.colour] = max(int(hidden[0]) - 1, 0)
     return result

@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 _LABEL_WIDTH, _HEADER, _GAP = 78, 18, 2
+
+
+def scenes_by_rule(error: Float64[np.ndarray, " n"]) -> dict[str, int]:
+    """Return the scenes that reports show: those of least, median and largest error, and the first."""
+    ranked = np.argsort(error, kind="stable")
+    return {"best": int(ranked[0]), "median": int(ranked[len(ranked) // 2]), "worst": int(ranked[-1]), "first": 0}
 
 
 def film_strip(
