@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, PLAN, CHECKPOINT = "state.safetensors", "run.json", "checkpoint"
-OWN_CONTEXT_COST = 0.25
-"""Time that clips with the model's own frames take to dream, over that of the rest of a step."""
+OWN_CONTEXT_COST = 0.6
+"""Time that dreaming takes were all clips shown the model's own frames, over that of the rest of a step."""
 VALIDATION_STEPS, VALIDATION_WINDOWS = 24, 24
 """Frames dreamt after the context, and held-out windows they are dreamt in, at every validation."""
 
@@ -244,7 +244,7 @@ class _Run:
             times.append(time.monotonic() - begun)
         c = self.config
         shortcut = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3
-        own = (1 - c.self_context_start) * OWN_CONTEXT_COST
+        own = (1 - c.self_context_start) * c.self_context_share * OWN_CONTEXT_COST
         extra = shortcut + own
         return min(times[1:]) * 1.08 * (1 + extra)
 
