@@ -115,6 +115,10 @@ class Simulation:
         self.data.qpos[self._dofs[slot]] = (x - body.x, y - body.y)  # slides: one position per degree of freedom
         self._refresh()
 
+    def launch(self, colour: str, vx: float, vy: float) -> None:
+        """Give a body another velocity (m/s); `restore` brings the old one back."""
+        self.data.qvel[self._dofs[[body.colour for body in self.scene.bodies].index(colour)]] = (vx, vy)
+
     @property
     def pose(self) -> camera.CameraPose:
         """Where the camera stands now."""

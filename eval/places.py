@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from worldsim.envs.camera import CameraPose, field_of_view, ring_pose, unproject
-from worldsim.envs.scene import COLOURS, HALF_FLOOR
+from worldsim.envs.scene import HALF_FLOOR
 from worldsim.envs.state import body_slots, element
 from worldsim.eval.colours import read_colours
 
 SHADE_ROWS = 0.1
 """Rows by which read centroids lie too high: the lower rim of a body is dark, and the least of it is read. Measured on true frames."""
+FAR_M = 50.0
+"""Where what is seen above the horizon is said to stand: it is shown, and it is wrong by more than any cut-off."""
 COMMON_RADIUS = 0.09
 """Radius in m of the bodies that colours which a scene does not have are read as."""
 
@@ -41,18 +43,38 @@ def camera_of(state: Float32[np.ndarray, " s"]) -> CameraPose:
 
 def read_places(frames: UInt8[np.ndarray, "*batch h w 3"], states: Float32[np.ndarray, "*batch s"]) -> Places:
     """Read all palette colours off all frames; camera and radii come from the true ``states``, nothing else does."""
-    batch, (height, width) = frames.shape[:-3], frames.shape[-3:-1]
     reading = read_colours(frames)
-    radius = body_slots(states, "radius").reshape(-1, len(COLOURS)).astype(np.float64)
-    heights = np.where(radius > 0, radius, COMMON_RADIUS)
-    pixels = reading.centroid.reshape(-1, len(COLOURS), 2)
-    image = np.stack(
-        [(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5 + SHADE_ROWS) * 2 / height], axis=-1
-    )
+    pixels = reading.centroid + np.array([0.0, SHADE_ROWS])
+    return places_of(pixels, reading.found, body_heights(states), states, frames.shape[-3:-1])
+
+
+def body_heights(states: Float32[np.ndarray, "*batch s"]) -> Float64[np.ndarray, "*batch colours"]:
+    """Return how high over the floor the bodies' middles are (m), also of colours that a scene does not have."""
+    radius = body_slots(states, "radius").astype(np.float64)
+    return np.where(radius > 0, radius, COMMON_RADIUS)
+
+
+def places_of(
+    pixels: Float64[np.ndarray, "*batch n 2"],
+    found: Bool[np.ndarray, "*batch n"],
+    heights: Float64[np.ndarray, "*batch n"],
+    states: Float32[np.ndarray, "*batch s"],
+    size: tuple[int, ...],
+) -> Places:
+    """Return where on the floor the things stand whose middles, ``heights`` m high, are seen at ``pixels``.
+
+    ``pixels`` are columns and rows in frames of ``size`` (height, width); what is not found may be NaN. The camera is
+    that of ``states``. What is seen above its height's horizon, where no floor is, stands `FAR_M` away along both axes.
+    """
+    height, width = size
     aspect = width / height
     fovy = field_of_view(aspect, HALF_FLOOR)
-    cameras = [camera_of(state) for state in states.reshape(-1, states.shape[-1])]
-    rows = [unproject(*row, fovy, aspect) for row in zip(cameras, image, heights, strict=True)]
-    xy = np.stack(rows).reshape(*batch, len(COLOURS), 2)
-    found = reading.found & np.isfinite(xy).all(axis=-1)
+    image = np.stack([(pixels[..., 0] + 0.5) * 2 / width - 1, 1 - (pixels[..., 1] + 0.5) * 2 / height], axis=-1)
+    count = heights.shape[-1]
+    rows = zip(
+        states.reshape(-1, states.shape[-1]), image.reshape(-1, count, 2), heights.reshape(-1, count), strict=True
+    )
+    floor = [unproject(camera_of(state), points, over, fovy, aspect) for state, points, over in rows]
+    xy = np.reshape(floor, (*found.shape, 2))
+    xy = np.where(np.isfinite(xy).all(axis=-1, keepdims=True), xy, FAR_M)
     return Places(found=found, xy=np.where(found[..., None], xy, np.nan))

@@ -77,6 +77,11 @@ def ratio(
     return estimate(columns, lambda means: means[..., 0] / means[..., 1], seed=seed)
 
 
+def quotient(means: np.ndarray) -> np.ndarray:
+    """Statistic: the mean of the first column over that of the second."""
+    return np.asarray(means[..., 0] / means[..., 1])
+
+
 def margin(model: int, baselines: tuple[int, ...], count: int) -> Statistic:
     """Return the statistic "lowest baseline minus model", all divided by the column ``count``; > 0: the model wins.
 

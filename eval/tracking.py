@@ -18,6 +18,8 @@ CUT_OFF_M = 0.20
 """Largest distance that counts, about a body's diameter; what is missed or wrongly shown costs as much."""
 VISIBLE, HIDDEN = 0.5, 0.05
 """Least visible share of a body that must be shown, and most of one that must not; between them it is not scored."""
+WHOLE = 0.99
+"""Least visible share of a body that nothing covers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class TrackingError:
     """Cut-off where a hidden body is read."""
     ghost: Float64[np.ndarray, "*batch colours"]
     """Half the cut-off where a colour is read that the scene does not have."""
-    read: Bool[np.ndarray, "*batch colours"]
-    """Visible bodies that are read."""
+    whole: Bool[np.ndarray, "*batch colours"]
+    """Bodies that are read and nowhere covered."""
     scored: Bool[np.ndarray, "*batch colours"]
     """Present bodies that are clearly visible or clearly hidden: the denominator."""
 
@@ -55,8 +57,8 @@ class TrackingError:
 
     @property
     def floor(self) -> float:
-        """Median distance (m) of the bodies that are visible and read: of true frames, the read-out's floor."""
-        return float(np.median(self.localisation[self.read]))
+        """Median distance (m) of the bodies that are read and wholly visible: of true frames, the read-out's floor."""
+        return float(np.median(self.localisation[self.whole]))
 
     def by_scene(self) -> Float64[np.ndarray, "n 2"]:
         """Return the summed cost (m) and the number of scored bodies of each scene (the first axis)."""
@@ -75,6 +77,6 @@ def tracking_error(read: Places, truth: TruePlaces) -> TrackingError:
         miss=CUT_OFF_M * (visible & ~read.found),
         false=CUT_OFF_M * (hidden & read.found),
         ghost=CUT_OFF_M / 2 * (~truth.present & read.found),
-        read=visible & read.found,
+        whole=truth.present & (truth.visibility >= WHOLE) & read.found,
         scored=visible | hidden,
     )
