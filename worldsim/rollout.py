@@ -39,14 +39,18 @@ class StepOutput:
 class Rollout:
     """Streams a denoiser: `start` commits a context, every `step` imagines and commits one frame.
 
-    Rows never see each other: noise comes from one generator per row, attention stays within a row.
+    Rows never see each other: noise comes from one generator per row, attention stays within a row. A rollout that is not
+    ``conditioned`` knows of no action: what it dreams is what the model expects whatever is done.
     """
 
-    def __init__(self, denoiser: Denoiser, num_steps: int, context_noise: float | None = None) -> None:
+    def __init__(
+        self, denoiser: Denoiser, num_steps: int, context_noise: float | None = None, *, conditioned: bool = True
+    ) -> None:
         config = denoiser.network.config
         check_num_steps(num_steps, config.max_steps)
         self.denoiser = denoiser
         self.num_steps = num_steps
+        self.conditioned = conditioned
         self.context_noise = config.context_noise if context_noise is None else context_noise
 
     @property
@@ -77,13 +81,13 @@ class Rollout:
             device=self.device,
             dtype=self.network.dtype,
         )
-        unit = to_unit(torch.from_numpy(frames)).to(self.device)
+        unit = to_unit(torch.from_numpy(np.require(frames, requirements="W"))).to(self.device)
         into = torch.from_numpy(np.pad(actions, ((0, 0), (1, 0), (0, 0)))).to(self.device)  # into frames 0 .. k
         level = 1 - self.context_noise
         for row, generator in enumerate(state.generators):  # one by one: bits never depend on the batch
             noise = torch.stack([torch.randn(unit.shape[2:], generator=generator) for _ in range(unit.shape[1])])
             noised = add_noise(unit[row], noise.to(self.device), torch.full((len(noise),), level, device=self.device))
-            commit_context(self.network, state, row, (unit[row], noised, into[row]), level)
+            commit_context(self.network, state, row, (unit[row], noised, into[row]), level, self.conditioned)
         return dataclasses.replace(state, frames=frames[:, -1].copy())
 
     @torch.inference_mode()
@@ -98,7 +102,7 @@ class Rollout:
         levels = uniform_levels(self.num_steps)[:-1]
         passes = [(level, int(step_index(self.num_steps))) for level in levels]
         commit = (1 - self.context_noise, CONTEXT_STEP)
-        stream = FrameStream(self.network, state, action, [*passes, commit])
+        stream = FrameStream(self.network, state, action, [*passes, commit], self.conditioned)
 
         def denoise(z: Tensor, at: float) -> Tensor:
             return stream.estimate(z, state.recent, passes[levels.index(at)])
@@ -163,7 +167,9 @@ class FrameStream:
     What the condition decides (modulations of every block) is computed for all ``passes`` at once.
     """
 
-    def __init__(self, network: DiT, state: WorldState, action: Tensor, passes: Sequence[Pass]) -> None:
+    def __init__(
+        self, network: DiT, state: WorldState, action: Tensor, passes: Sequence[Pass], conditioned: bool = True
+    ) -> None:
         self.network, self.cache, self.grid = network, state.cache, state.grid
         window = network.config.window
         times, rows = state.times.clone(), len(action)
@@ -184,7 +190,7 @@ class FrameStream:
             levels[:, None].expand(-1, rows),
             indices[:, None].expand(-1, rows),
             action.expand(len(passes), -1, -1),
-            torch.ones(len(passes), rows, dtype=torch.bool, device=times.device),
+            torch.full((len(passes), rows), conditioned, device=times.device),
         )  # (passes, B, C)
         self.conds = dict(zip(passes, conds, strict=True))
         modulations = [_modulation(block, conds[..., None, :]) for block in network.trunk()]
@@ -226,7 +232,12 @@ class FrameStream:
 
 
 def commit_context(
-    network: DiT, state: WorldState, row: int, context: tuple[Tensor, Tensor, Tensor], level: float
+    network: DiT,
+    state: WorldState,
+    row: int,
+    context: tuple[Tensor, Tensor, Tensor],
+    level: float,
+    conditioned: bool = True,
 ) -> None:
     """Commit T frames to an empty row in one pass: the same as committing them one by one.
 
@@ -237,7 +248,9 @@ def commit_context(
     count, window = len(shown), network.config.window
     times = torch.arange(count, device=shown.device)
     index = torch.full((count,), CONTEXT_STEP, device=shown.device)
-    cond = network.condition(torch.full((count,), level, device=shown.device), index, actions, times > 0)  # (T, C)
+    cond = network.condition(
+        torch.full((count,), level, device=shown.device), index, actions, (times > 0) & conditioned
+    )  # (T, C)
     recent = recent_frames(shown[None])[0]  # (T + 1, P, H, W, 3)
     tokens_TRCD, _ = network.tokens(noised, recent[:-1], cond)
     x = tokens_TRCD.flatten(1, 2)  # (T, N, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from worldsim.denoiser import Denoiser
 from worldsim.errors import UsageError
 from worldsim.precision import fast_dtype
 from worldsim.spec import WorldSpec
+from worldsim.surprise import surprise
 
 
 class WorldModel:
@@ -26,6 +28,7 @@ class WorldModel:
         self.denoiser: Denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(device)
         self.denoiser.network.to(dtype)
         self.num_steps = checkpoint.sampler_steps
+        self.conditioned = True
 
     def __deepcopy__(self, memo: dict[int, object]) -> WorldModel:
         """Return the model itself: its weights never change, and Gymnasium deep-copies the arguments of environments."""
@@ -41,9 +44,16 @@ class WorldModel:
         """Sizes of the network."""
         return self.checkpoint.model
 
+    def unconditioned(self) -> WorldModel:
+        """Return this model told of no action: what it expects whatever is done (the null embedding of training)."""
+        other = copy.copy(self)
+        other.conditioned = False
+        return other
+
     def rollout(self, num_steps: int | None = None) -> rollouts.Rollout:
         """Return a streaming rollout with ``num_steps`` sampler steps a frame (None: the checkpoint's default)."""
-        return rollouts.Rollout(self.denoiser, self.num_steps if num_steps is None else num_steps)
+        steps = self.num_steps if num_steps is None else num_steps
+        return rollouts.Rollout(self.denoiser, steps, conditioned=self.conditioned)
 
     def predict(
         self,
@@ -60,6 +70,28 @@ class WorldModel:
         (contexts, samples, steps, height, width, 3).
         """
         count = len(context_frames)
+        self._check_actions(actions)
+        bases = np.arange(count) if seeds is None else np.asarray(seeds)
+        samples = []
+        for sample in range(num_samples):
+            sample_seeds = [int(seed) + 1_000_003 * sample for seed in bases]
+            samples.append(rollouts.predict(self.rollout(), (context_frames, context_actions), actions, sample_seeds))
+        return np.stack(samples, axis=1)
+
+    def surprise(
+        self,
+        frames: UInt8[np.ndarray, "b t1 h w 3"],
+        actions: Float32[np.ndarray, "b t a"],
+        seeds: Sequence[int],
+    ) -> Float32[np.ndarray, "b t"]:
+        """Return how unexpected frames 1 .. T of real clips are, given the real frames and actions before each.
+
+        ``seeds`` (one a clip) fix the noise; clips that are compared should share one. See `worldsim.surprise.surprise`.
+        """
+        self._check_actions(actions)
+        return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned)
+
+    def _check_actions(self, actions: np.ndarray) -> None:
         if actions.shape[-1] != self.spec.action_dim:
             raise UsageError(
                 "actions",
@@ -67,12 +99,6 @@ class WorldModel:
                 allowed=f"{self.spec.action_dim}: {', '.join(self.spec.action_names)}",
                 fix="give one column per action of the recorded world",
             )
-        bases = np.arange(count) if seeds is None else np.asarray(seeds)
-        samples = []
-        for sample in range(num_samples):
-            sample_seeds = [int(seed) + 1_000_003 * sample for seed in bases]
-            samples.append(rollouts.predict(self.rollout(), (context_frames, context_actions), actions, sample_seeds))
-        return np.stack(samples, axis=1)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype | None = None) -> WorldModel:
