@@ -15,8 +15,10 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 _TEXT, _RULE = "#010101", "#010102"
@@ -101,6 +103,39 @@ def error_curves(
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _for_page(buffer.getvalue(), name)
+
+
+def heat_map(
+    cells: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    marks: Sequence[Sequence[str]],
+) -> bytes:
+    """Draw a matrix of skills, 0 red to 1 green, as PNG; None is left grey.
+
+    ``marks`` says of each cell "target" (framed), "may" (plain) or "" (must not move: bold).
+    """
+    figure = Figure(figsize=(1.6 + 0.85 * len(columns), 1.0 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    values = np.array([[np.nan if cell is None else cell for cell in row] for row in cells], dtype=np.float64)
+    colours = mpl.colormaps["RdYlGn"].with_extremes(bad="0.85")
+    axes.imshow(np.ma.masked_invalid(values), vmin=-0.5, vmax=1.25, cmap=colours, aspect="auto")
+    for y, row in enumerate(cells):
+        for x, cell in enumerate(row):
+            text = "" if cell is None else f"{cell:.2f}"
+            weight = "bold" if marks[y][x] == "" else "normal"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, weight=weight)
+            if marks[y][x] == "target":
+                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, linewidth=1.3))
+    axes.set_xticks(range(len(columns)), columns, fontsize=9)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_xlabel("framed: must be noticed (at most .60); bold: must not move (within .05 of 1)", fontsize=8)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _lanes(ax: Axes, actions: np.ndarray, names: Sequence[str], frame_rate_hz: float) -> None:

@@ -1,4 +1,4 @@
-"""Scores of permanence scenes: tracking error, strict recall of the target, how far the hidden world went on. No model."""
+"""Scores of permanence scenes: tracking error, strict recall of the targets, how far the hidden world went on. No model."""
 
 from __future__ import annotations
 
@@ -6,69 +6,122 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import UInt8
 
-from worldsim.eval.permanence import Family, Occlusion, occlusion
-from worldsim.eval.places import Places, read_places
+from worldsim.eval.families import Measure, Reader, Scores
+from worldsim.eval.places import Places
+from worldsim.eval.statistics import quotient
 from worldsim.eval.tales import Tale, truth_of
-from worldsim.eval.tracking import HIDDEN, TrackingError, TruePlaces, tracking_error
+from worldsim.eval.tracking import CUT_OFF_M, HIDDEN, TruePlaces, tracking_error
 
 RECALL_WITHIN_M = 0.10
 RECALL_FRAMES = 2
 """So many frames before and after the true reappearance count as in time."""
+FARTHEST_M = 1.5
+"""Ways are not counted beyond the size of the floor."""
 FALSELY_SHOWN = 0.25
 """A target shown in a larger share of its hidden frames was never hidden, and cannot come back."""
 
+ERROR = Measure(
+    name="tracking error",
+    columns=("cost", "scored"),
+    statistic=lambda means: 100 * quotient(means),
+    unit="cm",
+    meaning="how far the bodies are from their true places, 20 cm at most and where one is missed or wrongly shown",
+)
+
+
+MEASURES = (
+    Measure(
+        name="recall", columns=("recalled", "targets"), statistic=quotient, perfect=1.0,
+        meaning="targets not shown while hidden, and back within 10 cm and two frames",
+    ),
+    Measure(
+        name="identity", columns=("identified", "returning"), statistic=quotient, perfect=1.0,
+        meaning="of the targets that come back, those where the nearest colour within 10 cm of the true place is theirs",
+    ),
+    Measure(
+        name="shown while hidden", columns=("shown", "targets"), statistic=quotient, perfect=0.0,
+        meaning="share of its hidden frames in which a target is shown",
+    ),
+    Measure(
+        name="went on", columns=("went", "way"), statistic=quotient, perfect=1.0,
+        meaning="way behind the curtain over the true way: 0 is a world that stood still, 1 one that went on",
+    ),
+    Measure(
+        name="missed", columns=("missed", "scored"), statistic=quotient, perfect=0.0,
+        meaning="share of the scored bodies that are to be seen and cannot be read",
+    ),
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recall:
-    """What became of the target in each scene."""
+class Occlusion:
+    """What happens to a target: its palette slot, the first hidden frame and the first one after (T if none)."""
 
-    recalled: Bool[np.ndarray, " scenes"]
-    """Not shown while hidden, and read within `RECALL_WITHIN_M` of its place when it is to come back."""
-    shown_hidden: Float64[np.ndarray, " scenes"]
-    """Share of the hidden frames in which it is read."""
-    moved: Float64[np.ndarray, "scenes 2"]
-    """Way (m) along the true path from the last place seen to the place at reappearance: predicted, true. 0 if unread."""
+    slot: int
+    hidden_from: int
+    hidden_until: int
 
-
-def read_row(tales: Sequence[Tale], frames: UInt8[np.ndarray, "n t h w 3"]) -> Places:
-    """Read the bodies off a row's frames; cameras and radii are the true ones."""
-    return read_places(frames, np.stack([tale.states for tale in tales]))
+    @property
+    def hidden_frames(self) -> int:
+        """Number of frames between being seen and being seen again."""
+        return self.hidden_until - self.hidden_from
 
 
-def errors(tales: Sequence[Tale], read: Places) -> TrackingError:
-    """Return the tracking error of a row."""
-    return tracking_error(read, truth_of(tales))
+def score(
+    tales: Sequence[Tale],
+    events: Sequence[Sequence[Occlusion]],
+    frames: UInt8[np.ndarray, "n t h w 3"],
+    reader: Reader,
+) -> Scores:
+    """Score a row of frames of tales in which ``events`` happen to the targets."""
+    read, truth = reader(frames, np.stack([tale.states for tale in tales])), truth_of(tales)
+    error = tracking_error(read, truth)
+    by_scene = error.by_scene()
+    columns = {
+        "cost": by_scene[:, 0],
+        "scored": by_scene[:, 1],
+        "missed": error.miss.sum(axis=(1, 2)) / CUT_OFF_M,
+        "hidden_frames": np.array([np.mean([event.hidden_frames for event in row]) for row in events]),
+    }
+    per_scene = [
+        np.sum([_target(read, truth, scene, event) for event in row], axis=0) for scene, row in enumerate(events)
+    ]
+    names = ("recalled", "targets", "shown", "identified", "returning", "went", "way")
+    columns |= dict(zip(names, np.array(per_scene, dtype=np.float64).T, strict=True))
+    scored = error.scored.sum(axis=2)
+    frame_cost = 100 * error.cost.sum(axis=2) / np.maximum(scored, 1)
+    return Scores(columns=columns, frame_cost=frame_cost, floor=100 * error.floor if error.whole.any() else None)
 
 
-def recall(tales: Sequence[Tale], family: Family, read: Places) -> Recall:
-    """Score the target of each scene."""
-    truth = truth_of(tales)
-    rows = [_recall(read, truth, index, _event(tale, family)) for index, tale in enumerate(tales)]
-    recalled, shown, moved = zip(*rows, strict=True)
-    return Recall(recalled=np.array(recalled), shown_hidden=np.array(shown), moved=np.array(moved))
-
-
-def _event(tale: Tale, family: Family) -> Occlusion:
-    event = occlusion(tale, family)
-    assert event is not None  # every tale has been audited
-    return event
-
-
-def _recall(read: Places, truth: TruePlaces, scene: int, event: Occlusion) -> tuple[bool, float, tuple[float, float]]:
+def _target(read: Places, truth: TruePlaces, scene: int, event: Occlusion) -> tuple[float, ...]:
+    """Return recalled, 1, share shown while hidden, identified, whether it returns, way made and true way (m)."""
     found, xy = read.found[scene, :, event.slot], read.xy[scene, :, event.slot]
     true = truth.xy[scene, :, event.slot]
     hidden = truth.visibility[scene, event.hidden_from : event.hidden_until, event.slot] <= HIDDEN
     shown = float(found[event.hidden_from : event.hidden_until][hidden].mean())
     if event.hidden_until >= len(found):
-        return shown <= FALSELY_SHOWN, shown, (0.0, 0.0)
+        return float(shown <= FALSELY_SHOWN), 1.0, shown, 0.0, 0.0, 0.0, 0.0
     around = slice(max(event.hidden_until - RECALL_FRAMES, 0), event.hidden_until + RECALL_FRAMES + 1)
     near = np.linalg.norm(xy[around] - true[around], axis=-1) <= RECALL_WITHIN_M  # unread is NaN, and so not near
     last_seen = true[max(event.hidden_from - 1, 0)]
-    path = true[event.hidden_until] - last_seen
-    way, moved = float(np.linalg.norm(path)), 0.0
-    read_at = np.flatnonzero(found[event.hidden_until : event.hidden_until + RECALL_FRAMES + 1])
-    if len(read_at) and way > 0:
-        moved = float((xy[event.hidden_until + read_at[0]] - last_seen) @ path / way)
-    return bool(near.any()) and shown <= FALSELY_SHOWN, shown, (moved, way)
+    later = event.hidden_until + RECALL_FRAMES  # by then enough of it is in view for its middle to be read
+    path = true[later] - last_seen
+    way = float(np.linalg.norm(path))
+    went = (
+        float(np.clip((xy[later] - last_seen) @ path / way, -FARTHEST_M, FARTHEST_M))
+        if found[later] and way > 0
+        else 0.0
+    )
+    recalled = bool(near.any()) and shown <= FALSELY_SHOWN
+    named = _nearest(read, true[later], scene, later)
+    return float(recalled), 1.0, shown, float(named == event.slot), 1.0, went, way
+
+
+def _nearest(read: Places, place: np.ndarray, scene: int, frame: int) -> int | None:
+    """Return the colour read nearest to a place in a frame, or None where none is within `RECALL_WITHIN_M`."""
+    distance = np.linalg.norm(read.xy[scene, frame] - place, axis=-1)
+    distance = np.where(read.found[scene, frame], distance, np.inf)
+    best = int(distance.argmin())
+    return best if distance[best] <= RECALL_WITHIN_M else None

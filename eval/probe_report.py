@@ -1,4 +1,4 @@
-"""Puts a probe's results into words. Measures nothing."""
+"""Puts a probe's results into words, as Markdown. Measures nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 from worldsim.eval.quality_report import number, table
 from worldsim.provenance import describe
 
-_HEADER = ["row", "n", "tracking error, cm", "skill", "recall", "shown while hidden", "went on"]
 _MEANING = (
-    "Tracking error: how far the bodies are from their true places, 20 cm at most and where one is missed or shown though "
-    "it is hidden. Skill: 0 is the best trivial row, 1 the true frames read by the same read-out. Recall: the target is "
-    "not shown while hidden, and back within 10 cm and two frames. Went on: its way behind the curtain over the true "
-    "way; 0 is a world that stood still, 1 one that went on. Rows of wrong actions and of no training must fail."
+    "Skill: 0 is the best trivial row, 1 the true frames read by the same read-out; in the next column 1 is the true "
+    "physics begun from what can be read off the context. Rows of other actions, no actions and no training must fail."
 )
 
 
@@ -22,38 +19,52 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [
         f"# Probes of {results['predictor']}",
         (
-            f"{results['n']} {results['split']} scenes of each family, 95 % intervals by bootstrap over scenes, protocol "
-            f"{results['protocol']}. {describe(results)}. {results['seconds']} s."
+            f"Tier {results['tier']}, {results['split']} scenes, 95 % intervals by bootstrap over scenes, protocol "
+            f"{results['protocol']}, scenes {results['scenes_hash']}. {describe(results)}. {results['seconds']} s."
         ),
+        table(["probe", "a scene in which", "outcome"], _verdicts(results)),
         _MEANING,
     ]
     for code, family in results["families"].items():
-        parts += [f"## {code}: the target {family['title']}", _verdict(family), _table(family)]
+        parts += [f"## {code}: {family['title']}", family["verdict"] + ".", _notes(family), _table(family)]
         parts += [f"![{code}, {rule}]({name})" for rule, name in family["strips"].items()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _verdict(family: Mapping[str, Any]) -> str:
-    """Say in a sentence what the model's row means, or that the probe says nothing."""
-    row = family["rows"]["model"]
-    if row["skill"] is None:
-        return (
-            f"Void: the best trivial row ({row['best_trivial']}) is worse than the truth by only "
-            f"{row['gap_in_floors']:.1f} times the read-out's floor ({family['floor_cm']} cm). Nothing is claimed."
+def _verdicts(results: Mapping[str, Any]) -> list[list[str]]:
+    return [[code, family["title"], family["verdict"]] for code, family in results["families"].items()]
+
+
+def _notes(family: Mapping[str, Any]) -> str:
+    """Say what the table's columns mean, and what is not reported."""
+    notes = [f"{family['error']['name']} ({family['error']['unit']}): {family['error']['meaning']}."]
+    notes += [f"{name}: {measure['meaning']}." for name, measure in family["measures"].items() if measure["meaning"]]
+    gate = family["gate"]
+    if gate is not None and not gate["passed"]:
+        gated = [name for name, measure in family["measures"].items() if measure["gated"]]
+        notes.append(
+            f"Not reported, since {gate['measure']} is not in {gate['low']} .. {gate['high']}: {', '.join(gated)}."
         )
-    verdict = (
-        "better than" if row["skill"]["low"] > 0 else "worse than" if row["skill"]["high"] < 0 else "not told from"
-    )
-    return f"Skill {number(row['skill'], 2)}: {verdict} the best trivial row ({row['best_trivial']})."
+    if family["horizon"] is not None:
+        notes.append(f"From frame {family['horizon']} on even physics begun from what can be read is off by a radius.")
+    return " ".join(notes)
 
 
 def _table(family: Mapping[str, Any]) -> str:
+    names = list(family["measures"])
+    shut = family["gate"] is not None and not family["gate"]["passed"]
+    units = {name: family["measures"][name]["unit"] for name in names}
+    header = ["row", "n", f"{family['error']['name']}, {family['error']['unit']}", "skill", "skill to perception"]
+    header += [f"{name}, {units[name]}" if units[name] else name for name in names]
     rows = []
-    for name, row in family["rows"].items():
-        mark = " (reference)" if name in family["references"] else ""
-        skill = "void" if row["skill"] is None else number(row["skill"], 2)
-        numbers = [number(row["tracking_error_cm"], 1), skill, number(row["recall"], 2)]
-        rows.append(
-            [name + mark, str(row["n"]), *numbers, f"{row['shown_while_hidden']:.2f}", number(row["went_on"], 2)]
-        )
-    return table(_HEADER, rows)
+    for label, row in family["rows"].items():
+        mark = " (reference)" if label in family["references"] else ""
+        skills = ["void" if row[key] is None else number(row[key], 2) for key in ("skill", "skill_to_perception")]
+        measures = [
+            "gated"
+            if label == "model" and shut and family["measures"][name]["gated"]
+            else number(row["measures"][name], 2)
+            for name in names
+        ]
+        rows.append([label + mark, str(row["n"]), number(row["error"], 2), *skills, *measures])
+    return table(header, rows)

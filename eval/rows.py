@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
+from worldsim.envs.camera import ground_axes
 from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS
 from worldsim.envs.simulation import Simulation
@@ -23,14 +24,9 @@ from worldsim.eval.tracking import HIDDEN
 OUT_OF_VIEW_M = 50.0
 VELOCITY_FRAMES = 4
 """Last context frames from which a constant velocity is read."""
-CLIMATOLOGY_DRAWS = 8
+CLIMATOLOGY_DRAWS = 4
 
 Frames = UInt8[np.ndarray, "n t h w 3"]
-
-
-def oracle(tales: Sequence[Tale]) -> Frames:
-    """Return what happened."""
-    return np.stack([tale.frames for tale in tales])
 
 
 def copy_last(tales: Sequence[Tale]) -> Frames:
@@ -53,13 +49,42 @@ def deleted(tales: Sequence[Tale], painter: Painter) -> Frames:
     return _redrawn(tales, painter, _is_gone)
 
 
-def climatology(tales: Sequence[Tale], rng: np.random.Generator) -> list[Frames]:
-    """Return other scenes of the family, `CLIMATOLOGY_DRAWS` times, nobody ever their own."""
-    frames, count = oracle(tales), len(tales)
+def other_scenes(count: int, rng: np.random.Generator) -> list[Int64[np.ndarray, " n"]]:
+    """Return `CLIMATOLOGY_DRAWS` orders (fewer where there are fewer scenes) that give every scene another one."""
     shifts = rng.permutation(np.arange(1, count))[:CLIMATOLOGY_DRAWS]
     order = rng.permutation(count)
     place = np.argsort(order)
-    return [frames[order[(place + shift) % count]] for shift in shifts]
+    return [order[(place + shift) % count] for shift in shifts]
+
+
+def courses(tale: Tale) -> Float64[np.ndarray, "t bodies 2"]:
+    """Return where the bodies are in m right and forward of the floor's middle as the camera first sees it, target first."""
+    xy = np.stack([body_slots(tale.states, "x"), body_slots(tale.states, "y")], axis=-1)[:, _slots(tale)]
+    return xy @ ground_axes(tale.script.azimuth_deg).T
+
+
+def climatology(tales: Sequence[Tale], others: Sequence[Float64[np.ndarray, "t bodies 2"]], painter: Painter) -> Frames:
+    """Let the bodies of every tale move as those of another scene of the family, as its camera saw them (`courses`).
+
+    The answer from habit: cameras and curtains are the tale's own, only what its bodies do is not.
+    """
+    return np.stack([tale.redraw(painter, _moves_as(tale, other)) for tale, other in zip(tales, others, strict=True)])
+
+
+def _moves_as(tale: Tale, other: np.ndarray) -> Edit:
+    slots, xy = _slots(tale), other @ ground_axes(tale.script.azimuth_deg)
+
+    def edit(t: int, simulation: Simulation) -> None:
+        for slot, (x, y) in zip(slots, xy[t - 1], strict=False):
+            simulation.place(COLOURS[slot], float(x), float(y))
+
+    return edit
+
+
+def _slots(tale: Tale) -> list[int]:
+    """Return the palette slots of a tale's bodies, those that its label names first."""
+    named = [COLOURS.index(colour) for colour in tale.script.label.split("+") if colour in COLOURS]
+    return named + [slot for body in tale.scene.bodies if (slot := COLOURS.index(body.colour)) not in named]
 
 
 def trivial_rows(tales: Sequence[Tale], painter: Painter) -> Mapping[str, Frames]:

@@ -1,6 +1,6 @@
 """Skill: where a predictor stands between the best trivial one (0) and the truth (1), with its interval. No model.
 
-S = (E_triv - E) / (E_triv - E_oracle), all errors means over the same scenes, resampled together. E_triv is the lowest of
+S = (E_triv - E) / (E_triv - E_oracle), all errors over the same scenes, resampled together. E_triv is the lowest of
 the trivial predictors in every resample, so that no probe is inflated by a weak straw man. The oracle is the true
 frames read by the same read-out. Where trivial predictors come within a few floors of it (the floor is the read-out's
 median error on a visible body of a true frame), a probe says nothing: it is void.
@@ -9,31 +9,16 @@ median error on a visible body of a true frame), a probe says nothing: it is voi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
+from worldsim.eval.families import Measure, Scores
 from worldsim.eval.statistics import Estimate, estimate
 
 LEAST_FLOORS = 5.0
 """The best trivial predictor must be worse than the oracle by this many floors."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SceneCosts:
-    """Summed cost (m) of each scene by row of the table, and how many bodies were scored in it."""
-
-    costs: Mapping[str, Float64[np.ndarray, " scenes"]]
-    scored: Float64[np.ndarray, " scenes"]
-    floor: float
-    """Median error (m) of the read-out on visible bodies of true frames."""
-
-    def mean(self, row: str) -> Estimate:
-        """Return the mean cost of a scored body in m."""
-        columns = np.stack([self.costs[row], self.scored], axis=1)
-        return estimate(columns, lambda means: means[..., 0] / means[..., 1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +27,8 @@ class Skill:
 
     value: Estimate | None
     best_trivial: str
-    gap_in_floors: float
+    gap_in_floors: float | None
+    """How far the best trivial row is from the oracle; None where nothing is read out."""
 
     @property
     def void(self) -> bool:
@@ -55,17 +41,40 @@ class Skill:
         return {"skill": value, "best_trivial": self.best_trivial, "gap_in_floors": self.gap_in_floors}
 
 
-def skill(costs: SceneCosts, row: str, trivial: tuple[str, ...], oracle: str = "oracle") -> Skill:
-    """Return the skill of a row between the best of the ``trivial`` ones and the oracle."""
-    means = {name: float(costs.costs[name].sum() / costs.scored.sum()) for name in (*trivial, oracle)}
-    best = min(trivial, key=lambda name: means[name])
-    gap = (means[best] - means[oracle]) / costs.floor
-    if gap < LEAST_FLOORS:
-        return Skill(value=None, best_trivial=best, gap_in_floors=gap)
-    columns = np.stack([costs.costs[name] for name in (row, oracle, *trivial)], axis=1)
+def measured(scores: Scores, measure: Measure) -> Estimate | None:
+    """Return a measure of a row with its interval; None where it is not defined on its scenes."""
+    columns = np.stack([scores.columns[name] for name in measure.columns], axis=1)
+    try:
+        return estimate(columns, measure.statistic)
+    except ValueError:
+        if not np.isfinite(columns).all():
+            raise
+        return None
+
+
+def skill(table: Mapping[str, Scores], row: str, error: Measure, trivial: Sequence[str], one: str = "oracle") -> Skill:
+    """Return the skill of a row between the best of the ``trivial`` ones (0) and the row ``one`` (1).
+
+    A row of the first scenes only is compared with the others on those.
+    """
+    count = len(table[row].frame_cost)
+    names = (row, one, *trivial)
+    columns = np.stack([table[name].columns[column][:count] for name in names for column in error.columns], axis=1)
+
+    def errors(means: np.ndarray) -> np.ndarray:
+        parts = means.reshape(*means.shape[:-1], len(names), len(error.columns))
+        return error.statistic(parts)
+
+    at = errors(columns.mean(axis=0))
+    best = int(np.argmin(at[2:]))
+    floor = table["oracle"].floor
+    gap = None if floor is None else float(at[2 + best] - at[1]) / floor
+    if (gap is not None and gap < LEAST_FLOORS) or at[2 + best] <= at[1]:
+        return Skill(value=None, best_trivial=trivial[best], gap_in_floors=gap)
 
     def statistic(means: np.ndarray) -> np.ndarray:
-        lowest = means[..., 2:].min(axis=-1)
-        return np.asarray((lowest - means[..., 0]) / (lowest - means[..., 1]))
+        each = errors(means)
+        lowest = each[..., 2:].min(axis=-1)
+        return np.asarray((lowest - each[..., 0]) / (lowest - each[..., 1]))
 
-    return Skill(value=estimate(columns, statistic), best_trivial=best, gap_in_floors=gap)
+    return Skill(value=estimate(columns, statistic), best_trivial=trivial[best], gap_in_floors=gap)

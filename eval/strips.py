@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+_PAPER, _INK, _SHADE = (255, 255, 255), (40, 40, 40), (205, 214, 235)
 _LABEL_WIDTH, _HEADER, _GAP = 78, 18, 2
 
 
@@ -20,19 +21,37 @@ def scenes_by_rule(error: Float64[np.ndarray, " n"]) -> dict[str, int]:
     return {"best": int(ranked[0]), "median": int(ranked[len(ranked) // 2]), "worst": int(ranked[-1]), "first": 0}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shade:
+    """What a strip says of each of its columns: whether something is hidden in it, and a note below it."""
+
+    hidden: tuple[bool, ...]
+    notes: tuple[str, ...]
+
+
 def film_strip(
-    rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]], times: Sequence[int], title: str = "", scale: int = 2
+    rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]],
+    times: Sequence[int],
+    title: str = "",
+    scale: int = 2,
+    shade: Shade | None = None,
 ) -> Image.Image:
     """Draw named rows of frames, one column per time; all rows hold the frames of the same ``times``."""
     first = next(iter(rows.values()))
     height, width = first.shape[1] * scale, first.shape[2] * scale
     top = _HEADER * (2 if title else 1)
-    size = (_LABEL_WIDTH + len(times) * (width + _GAP), top + len(rows) * (height + _GAP))
+    bottom = top + len(rows) * (height + _GAP)
+    size = (_LABEL_WIDTH + len(times) * (width + _GAP), bottom + (_HEADER if shade else 0))
     sheet = Image.new("RGB", size, _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     if title:
         pen.text((4, 2), title, fill=_INK, font=font)
     for column, time in enumerate(times):
+        left = _LABEL_WIDTH + column * (width + _GAP)
+        if shade and shade.hidden[column]:
+            pen.rectangle((left, top - _HEADER, left + width + _GAP - 1, size[1]), fill=_SHADE)
+        if shade:
+            pen.text((left + 2, bottom + 2), shade.notes[column], fill=_INK, font=font)
         pen.text((_LABEL_WIDTH + column * (width + _GAP) + 2, top - _HEADER + 2), f"{time}", fill=_INK, font=font)
     for row, (label, frames) in enumerate(rows.items()):
         y = top + row * (height + _GAP)

@@ -41,11 +41,13 @@ class Tale:
     frames: UInt8[np.ndarray, "t h w 3"]
     states: Float32[np.ndarray, "t s"]
     contacts: Float32[np.ndarray, "t c 3"]
+    start: Float64[np.ndarray, " p"]
+    """Snapshot of the last context frame."""
     snapshots: Float64[np.ndarray, "t p"]
 
-    def redraw(self, painter: Painter, edit: Edit) -> UInt8[np.ndarray, "t h w 3"]:
-        """Draw all frames again, each after ``edit``."""
-        simulation, frames = painter.simulate(self.scene), []
+    def redraw(self, painter: Painter, edit: Edit, scene: SceneSpec | None = None) -> UInt8[np.ndarray, "t h w 3"]:
+        """Draw all frames again, each after ``edit``; ``scene`` may give the bodies other looks."""
+        simulation, frames = painter.simulate(scene or self.scene), []
         for t, snapshot in enumerate(self.snapshots, start=1):
             simulation.restore(snapshot)
             edit(t, simulation)
@@ -73,6 +75,7 @@ def play(env: gym.Env[Any, Any], script: Script) -> Tale:
         frames=np.stack(frames),
         states=np.stack(states),
         contacts=np.stack(contacts),
+        start=saved["history"][-1],
         snapshots=np.stack(snapshots),
     )
 

@@ -256,6 +256,18 @@ def _report_markdown(result: Any, options: Mapping[str, Any]) -> str:
     return f"{report.read_text(encoding='utf-8')}\nThis text: {report}. All numbers: {report.with_name('results.json')}"
 
 
+def _report_probe(result: Any, options: Mapping[str, Any]) -> str:
+    """Say the outcome of every family of scenes, and where the report is."""
+    lines = [f"{code}  {table['verdict']}" for code, table in result["families"].items()]
+    return "\n".join([*lines, f"Report: {options['out']}/report.md. All numbers: {options['out']}/results.json"])
+
+
+def _report_selftest(result: Any, options: Mapping[str, Any]) -> str:
+    """Say which probes may be believed, and what is wrong with the others."""
+    lines = [f"{code}  {'; '.join(result['failures'].get(code, ['every band held']))}" for code in result["matrix"]]
+    return "\n".join([*lines, f"Heat map: {options['out']}/matrix.png. All numbers: {options['out']}/results.json"])
+
+
 def _report_lines(result: Any, options: Mapping[str, Any]) -> str:
     """Write a nested mapping as one indented line per value."""
     del options
@@ -306,14 +318,21 @@ COMMANDS = {
     ),
     "probe": Command(
         target="worldsim.eval.probe:probe",
-        summary="measure how much physics a predictor knows: object permanence so far",
+        summary="measure how much physics a predictor knows: permanence, 3D, causes, drift, control",
         positional="predictor",
         examples=(
             "  worldsim probe arena-small --out runs/probe                        # a first look: 8 scenes of a family\n"
             "  worldsim probe my_package:MyWorldModel --tier standard             # anybody's model: worldsim.eval.predictors"
         ),
         after_interrupt=f"Finished parts are kept. {_RUN_AGAIN} to go on.",
-        report=_report_markdown,
+        report=_report_probe,
+    ),
+    "selftest": Command(
+        target="worldsim.eval.selftest:selftest",
+        summary="probe the probes: corrupted truths that each must notice, or must not",
+        examples="  worldsim selftest                       # 8 scenes of a family\n  worldsim selftest --tier standard",
+        after_interrupt=f"Played scenes are kept. {_RUN_AGAIN} to go on.",
+        report=_report_selftest,
     ),
     "demo": Command(
         target="worldsim.eval.demo:demo",

@@ -1,0 +1,55 @@
+"""Film strips of probes: which scenes are shown is decided by rule, never by eye. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldsim.eval.families import Family, Scene, Scores
+from worldsim.eval.lab import MODEL, ORACLE, Rows
+from worldsim.eval.strips import Shade, film_strip, save_strip, scenes_by_rule
+
+ROWS = {ORACLE: "truth", MODEL: "model", "copy last": "copy last", "constant velocity": "const. veloc."}
+"""Rows that strips show where a family has them, and what they are called there."""
+FRAMES = 12
+
+
+def rule_of(model: Scores) -> dict[str, int]:
+    """Return the scenes that are shown: where the model costs least, the median and most, and the first."""
+    return scenes_by_rule(model.frame_cost.mean(axis=1))
+
+
+def frames_by_rule(model: Scores, made: Rows) -> dict[str, dict[str, Any]]:
+    """Return the frames of the scenes and rows that are shown, by rule and row (m, t, h, w, 3)."""
+    return {
+        rule: {name: made[name][0][scene] for name in ROWS if name in made} for rule, scene in rule_of(model).items()
+    }
+
+
+def save_strips(
+    folder: Path, family: Family, scenes: Sequence[Scene], model: Scores, shown: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, str]:
+    """Save one strip a rule, hidden frames shaded and the model's cost under each frame; returns their file names."""
+    names = {}
+    for rule, index in rule_of(model).items():
+        scene, frames = scenes[index], shown[rule]
+        steps = len(scene[0].frames)
+        times = np.unique(np.linspace(1, steps, FRAMES).astype(int))
+        rows = {}
+        for member, tale in enumerate(scene):
+            last = tale.context_frames[-1:]
+            for name, row in frames.items():
+                label = ROWS[name] if len(scene) == 1 else f"{ROWS[name]} {'AB'[member]}"
+                rows[label] = np.concatenate([last, row[member, times - 1]])
+        first, end = family.hidden(scene)
+        shade = Shade(
+            hidden=tuple(bool(first < time <= end) for time in (0, *times)),
+            notes=("", *(f"{model.frame_cost[index, time - 1]:.1f}" for time in times)),
+        )
+        title = f"{family.code} {rule}: {family.describe(scene)}; cm off under each frame"
+        strip = film_strip(rows, (0, *times.tolist()), title, shade=shade)
+        names[rule] = save_strip(folder / f"strip_{family.code}_{rule}.png", strip).name
+    return names

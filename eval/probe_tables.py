@@ -1,0 +1,157 @@
+"""From scores to a probe's table: measures with intervals, skill, what may be claimed. Measures and draws nothing.
+
+A number is claimed only if all rows are there, the probe is not void, the gate is passed, and the conclusion is the same
+by every read-out. Everything else prints as what it is: void, gated, or dependent on the read-out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from worldsim.errors import UsageError
+from worldsim.eval.families import Family, Scores
+from worldsim.eval.lab import LIMITED, MODEL, NOT_TRIVIAL, ORACLE, OTHERS, UNTRAINED
+from worldsim.eval.skill import Skill, measured, skill
+from worldsim.eval.statistics import Estimate
+
+REQUIRED = (ORACLE, LIMITED, MODEL, OTHERS, UNTRAINED, "copy last", "mean frame")
+MAIN_READER = "colour"
+HORIZON_CM = 9.0
+"""A body's radius: where physics begun from what can be read is farther off, places say nothing any more."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Everything that was scored of one family, by read-out and row."""
+
+    family: str
+    by_reader: Mapping[str, Mapping[str, Scores]]
+
+    @property
+    def scores(self) -> Mapping[str, Scores]:
+        """Scores by row, by the main read-out."""
+        return self.by_reader[MAIN_READER]
+
+
+def family_table(family: Family, results: Measured) -> dict[str, Any]:
+    """Return the numbers of a family, a row for each predictor, and what they allow to be said.
+
+    Raises UsageError if a row is missing that every table must have.
+    """
+    table = results.scores
+    missing = [name for name in REQUIRED if name not in table]
+    if missing:
+        fix = "a row that every table must have was not made; nothing is claimed without it"
+        raise UsageError(f"probe {family.code}", got=f"no row {missing}", allowed=f"{REQUIRED}", fix=fix)
+    trivial = [name for name in table if name not in (*NOT_TRIVIAL, *family.references)]
+    rows = {name: _row(family, table, name, trivial) for name in table}
+    gate = _gate(family, rows[MODEL])
+    agreement = _agreement(family, results, trivial)
+    said: dict[str, Any] = {
+        "title": family.title,
+        "claim": family.claim,
+        "error": {"name": family.error.name, "unit": family.error.unit, "meaning": family.error.meaning},
+        "measures": {
+            m.name: {"unit": m.unit, "perfect": m.perfect, "meaning": m.meaning, "gated": m.gated}
+            for m in family.measures
+        },
+        "headline": family.headline,
+        "references": list(family.references),
+        "trivial": trivial,
+        "floor": table[ORACLE].floor,
+        "horizon": _horizon(table[LIMITED]),
+        "gate": gate,
+        "readers": agreement,
+        "rows": rows,
+        "curves": {name: _curve(scores) for name, scores in table.items()},
+    }
+    return {**said, **verdict(said)}
+
+
+def verdict(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outcome of a family's table in one fixed word and a sentence."""
+    row = table["rows"][MODEL]
+    if table["headline"] is not None:
+        return _without_skill(table)
+    if row["skill"] is None:
+        gap = row["gap_in_floors"]
+        reason = "are as good as the truth" if gap is None else f"come within {gap:.1f} floors of the truth"
+        sentence = f"void: trivial rows ({row['best_trivial']}) {reason}; nothing is claimed"
+        return {"outcome": "void", "verdict": sentence}
+    value = row["skill"]
+    number = f"skill {value['value']:.2f} [{_end(value['low'])}, {_end(value['high'])}]"
+    signs = {_sign(skill) for skill in table["readers"].values()}
+    if len(signs) > 1:
+        return {"outcome": "read-out dependent", "verdict": f"{number}, but another read-out says otherwise"}
+    outcome = {1: "better than trivial", -1: "worse than trivial", 0: "not told from trivial"}[signs.pop()]
+    return {"outcome": outcome, "verdict": f"{number}: {outcome} ({row['best_trivial']})"}
+
+
+def _without_skill(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a family says that has no skill by design: the model's headline measure beside the truth's."""
+    name = table["headline"]
+    model, truth = (table["rows"][row]["measures"][name] for row in (MODEL, ORACLE))
+    if model is None or truth is None:
+        return {"outcome": "void", "verdict": f"void: {name} is not defined"}
+    worse = model["low"] is not None and truth["high"] is not None and model["low"] > truth["high"]
+    unit = table["measures"][name]["unit"]
+    numbers = f"{name} {model['value']:.2f} {unit} [{_end(model['low'])}, {_end(model['high'])}], of the truth {truth['value']:.2f}"
+    return {"outcome": "worse than the truth" if worse else "not told from the truth", "verdict": numbers}
+
+
+def _end(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.2f}"
+
+
+def _sign(value: Mapping[str, Any] | None) -> int:
+    """Return whether an interval lies above (1) or below (-1) nothing, or neither (0)."""
+    if value is None or value["low"] is None or value["high"] is None:
+        return 0
+    return 1 if value["low"] > 0 else -1 if value["high"] < 0 else 0
+
+
+def _row(family: Family, table: Mapping[str, Scores], name: str, trivial: list[str]) -> dict[str, Any]:
+    reckoned = skill(table, name, family.error, trivial)
+    limited = skill(table, name, family.error, trivial, one=LIMITED)
+    return {
+        "n": len(table[name].frame_cost),
+        "error": _json(measured(table[name], family.error)),
+        **reckoned.to_json(),
+        "skill_to_perception": None if reckoned.void or limited.value is None else limited.value.to_json(),
+        "measures": {measure.name: _json(measured(table[name], measure)) for measure in family.measures},
+    }
+
+
+def _gate(family: Family, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if family.gate is None:
+        return None
+    name, low, high = family.gate
+    value = row["measures"][name]
+    passed = value is not None and low <= value["value"] <= high
+    return {"measure": name, "low": low, "high": high, "passed": passed}
+
+
+def _agreement(family: Family, results: Measured, trivial: list[str]) -> dict[str, Any]:
+    """Return the model's skill by every read-out."""
+    by_reader: dict[str, Skill] = {
+        reader: skill(table, MODEL, family.error, trivial) for reader, table in results.by_reader.items()
+    }
+    return {reader: None if value.value is None else value.value.to_json() for reader, value in by_reader.items()}
+
+
+def _horizon(limited: Scores) -> int | None:
+    """Return the first frame (from 1) in which places begun from what can be read are off by a radius; None if never."""
+    beyond = np.flatnonzero(limited.frame_cost.mean(axis=0) > HORIZON_CM)
+    return int(beyond[0]) + 1 if len(beyond) else None
+
+
+def _curve(scores: Scores) -> list[float]:
+    return [round(float(cost), 2) for cost in scores.frame_cost.mean(axis=0)]
+
+
+def _json(value: Estimate | None) -> dict[str, Any] | None:
+    return None if value is None else value.to_json()

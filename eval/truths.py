@@ -1,0 +1,91 @@
+"""True scenes of probes, played once and kept on disk, so that every further model is asked about the same ones at once.
+
+What a scene is depends on the seeds and on the code that plays it. A file says what it was made by, and one that was
+made by anything else is refused rather than used.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import joblib
+
+from worldsim.envs.workers import in_processes
+from worldsim.errors import UsageError
+from worldsim.eval.families import PROTOCOL, Family, Scene
+from worldsim.eval.registry import FAMILIES
+from worldsim.eval.trials import make_arena
+from worldsim.spec import WorldSpec
+
+
+@functools.cache
+def code_hash() -> str:
+    """Return what tells the code that makes scenes apart: its sources, and the version of MuJoCo."""
+    digest = hashlib.sha256(importlib.metadata.version("mujoco").encode())
+    root = Path(__file__).resolve().parent
+    modules = {type(family).__module__.rsplit(".", 1)[1] for family in FAMILIES.values()}
+    sources = [root / f"{name}{suffix}.py" for name in sorted(modules) for suffix in ("", "_draws")]
+    sources += [root / "families.py", root / "tales.py", root / "trials.py"]
+    sources += sorted((root.parent / "envs").resolve().glob("*.py"))
+    for source in sources:
+        if source.is_file():
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Truths:
+    """The scenes of families, from a folder that keeps them, or played now."""
+
+    def __init__(self, folder: Path, spec: WorldSpec, split: str, workers: int) -> None:
+        self.folder, self.spec, self.split, self.workers = folder, spec, split, workers
+
+    def scenes(self, family: Family, count: int) -> list[Scene]:
+        """Return the first ``count`` scenes of a family.
+
+        UsageError if the folder's file is damaged or of another protocol, world or version of the code.
+        """
+        path = self.folder / f"{family.code}-{self.split}.joblib"
+        known = self._kept(path) if path.is_file() else []
+        if len(known) < count:
+            known += self._play(family, range(len(known), count))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            joblib.dump({"made_by": self._made_by(), "scenes": known}, temporary, compress=1)
+            temporary.replace(path)
+        return known[:count]
+
+    def _made_by(self) -> dict[str, Any]:
+        world = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return {"protocol": PROTOCOL, "code": code_hash(), "frames": list(self.spec.frame_shape), "world": world}
+
+    def _kept(self, path: Path) -> list[Scene]:
+        fix = f"remove {path}, or give another folder for the truth"
+        try:
+            data = joblib.load(path)
+            made_by, scenes = data["made_by"], data["scenes"]
+        except Exception as error:
+            got = f"a damaged file ({type(error).__name__})"
+            raise UsageError("truth", got=got, allowed="scenes kept by this command", fix=fix) from error
+        if made_by != self._made_by():
+            raise UsageError("truth", got=f"scenes made by {made_by}", allowed=f"{self._made_by()}", fix=fix)
+        return scenes
+
+    def _play(self, family: Family, indices: range) -> list[Scene]:
+        size = max(1, -(-len(indices) // (4 * self.workers)))
+        chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
+        tasks = [joblib.delayed(_play)(self.spec, family.code, self.split, chunk) for chunk in chunks]
+        return [scene for chunk in in_processes(tasks, min(self.workers, len(chunks))) for scene in chunk]
+
+
+def _play(spec: WorldSpec, code: str, split: str, indices: range) -> list[Scene]:
+    env: gym.Env[Any, Any] = make_arena(spec)
+    try:
+        return [FAMILIES[code].scene(env, split, index) for index in indices]
+    finally:
+        env.close()
