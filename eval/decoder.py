@@ -30,8 +30,8 @@ THINGS = (*COLOURS, "pusher")
 """What a network looks for, in the order of its outputs."""
 FRAME_SIZE = 64
 """Height and width in pixels of the frames the networks know."""
-FOUND, ABSENT = 0.7, 0.3
-"""Least mean presence of what is found, and most of what is absent; what is between them is unreadable."""
+FOUND = 0.7
+"""Least mean presence of what is found. One network's veto is enough; what is unsure is not found, like what is absent."""
 MAX_SPREAD_M = 0.05
 """Largest distance between the places that two networks read for one body; beyond it the body is unreadable."""
 _CELL = 2
@@ -141,7 +141,7 @@ class Decoder:
         for reading in readings:
             pixels = reading.pixels[:, things].double().numpy().reshape(*batch, 2)
             each.append(places_of(pixels, found, heights, states, frames.shape[-3:-1]))
-        xy = np.stack([places.xy for places in each])  # NaN where a line of sight never comes down
+        xy = np.stack([places.xy for places in each])
         spread = np.linalg.norm(xy[:, None] - xy[None], axis=-1).max(axis=(0, 1))
         found = np.logical_and(found, spread <= MAX_SPREAD_M)
         return Places(found=found, xy=np.where(found[..., None], xy.mean(axis=0), np.nan))

@@ -200,9 +200,8 @@ def _exchange_colours(frames: Tensor, targets: Targets, generator: torch.Generat
     A pixel is taken for a mixture of grey and of the palette colour that its chroma points to most.
     """
     palette = torch.tensor([PALETTE[colour] for colour in COLOURS])
-    order = torch.argsort(
-        torch.rand(len(frames), len(COLOURS), generator=generator), dim=-1
-    )  # colour i becomes order[i]
+    draws = torch.rand(len(frames), len(COLOURS), generator=generator)
+    order = torch.argsort(draws, dim=-1)  # colour i becomes order[i]
     chroma = palette - palette.mean(dim=-1, keepdim=True)
     direction = functional.normalize(chroma, dim=-1)
     pixels = frames.flatten(2)
