@@ -1,8 +1,8 @@
 """`worldsim probe`: physics probes of any predictor against the true world.
 
 For every family of scenes the model and all rows beside it are asked the same questions (`worldsim.eval.lab`), read by
-the same read-outs and scored alike. Writes ``results.json``, ``report.md``, ``index.html``, the scores of every scene
-(``scenes.npz``) and film strips chosen by rule.
+the same read-outs and scored alike. Writes ``results.json``, ``report.md``, the scores of every scene (``scenes.npz``) and
+film strips chosen by rule.
 """
 
 from __future__ import annotations
@@ -45,12 +45,11 @@ def probe(
 
     Args:
         predictor: an embedded name, a checkpoint or run folder, or ``package.module:Class`` (`worldsim.eval.predictors`).
-        out: folder for ``index.html``, ``results.json``, ``report.md``, ``scenes.npz`` and ``strip_*.png``; files of
+        out: folder for ``results.json``, ``report.md``, ``scenes.npz`` and ``strip_*.png``; files of
             these names are replaced.
         tier: how many scenes of each family: smoke 8 (of some families), standard 64, full 512.
         family: which families of scenes; None for those of the tier.
-        split: "dev" while anything is still being chosen; "test" once, for a finished model: it is written down in
-            ``ledger.jsonl`` beside the folder ``out``.
+        split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
         workers: processes for the true world; None for one per core.
 
