@@ -21,9 +21,8 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES
 from worldsim.envs.state import body_slots, element
 from worldsim.eval import cause_draws as draws
-from worldsim.eval import rows
 from worldsim.eval.cause_scores import ERROR, MEASURES, MOVED_M, WINDOW, Effect, parties, score, true_places
-from worldsim.eval.families import Family, Reader, Scene, Scores, each_tale, first_that
+from worldsim.eval.families import Family, Reader, Scene, Scores, first_that, in_view_rows
 from worldsim.eval.tales import Tale, play
 
 DRAWS = 20
@@ -109,14 +108,9 @@ class Cause(Family):
 
     def trivial(self, scenes: Sequence[Scene], painter: Painter) -> Mapping[str, UInt8[np.ndarray, "n m t h w 3"]]:
         """Return the rows that copy, go straight on, or know what happens in the reference and nothing of the cause."""
-        made = each_tale(
-            scenes,
-            lambda tales: {
-                "copy last": rows.copy_last(tales),
-                "constant velocity": rows.constant_velocity(tales, painter),
-            },
-        )
-        return made | {"no effect": np.stack([np.stack([scene[1].frames] * 2) for scene in scenes])}
+        return in_view_rows(scenes, painter) | {
+            "no effect": np.stack([np.stack([scene[1].frames] * 2) for scene in scenes])
+        }
 
     def _effect(self, scene: Scene) -> Effect:
         effect = self.effect(scene)

@@ -19,9 +19,10 @@ from jaxtyping import UInt8
 from worldsim.envs.arena import arena_spec
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.painter import Painter
-from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, first_that
+from worldsim.eval import rows
+from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, each_tale, first_that
 from worldsim.eval.gaps import gap_column, gap_scripts
-from worldsim.eval.pixels import changed, copy_last, pixel_errors
+from worldsim.eval.pixels import changed, pixel_errors
 from worldsim.eval.statistics import quotient
 from worldsim.eval.tales import play
 from worldsim.eval.trials import swap_column
@@ -88,9 +89,7 @@ class Control(Family):
     def trivial(self, scenes: Sequence[Scene], painter: Painter) -> Mapping[str, UInt8[np.ndarray, "n m t h w 3"]]:
         """Return what copies the last frame."""
         del painter
-        last = np.stack([[tale.context_frames[-1] for tale in scene] for scene in scenes])
-        copied = copy_last(last.reshape(-1, *last.shape[2:]), len(scenes[0][0].frames))
-        return {"copy last": copied.reshape(*last.shape[:2], *copied.shape[1:])}
+        return each_tale(scenes, lambda tales: {"copy last": rows.copy_last(tales)})
 
 
 def _smooth(film: np.ndarray) -> np.ndarray:

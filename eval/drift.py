@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float64, UInt8
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.painter import Painter
 from worldsim.envs.state import body_slots
-from worldsim.eval import rows
-from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, each_tale, first_that
+from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, first_that, in_view_rows
 from worldsim.eval.permanence_scores import ERROR
 from worldsim.eval.places import Places
 from worldsim.eval.statistics import quotient
@@ -87,8 +86,7 @@ class Drift(Family):
             "sharpness": laplacian_energy(film).mean(axis=1), "true_sharpness": laplacian_energy(true).mean(axis=1),
             "flicker": flicker, "still_pixels": still,
         }  # fmt: skip
-        frame_cost = 100 * error.cost.sum(axis=2) / np.maximum(error.scored.sum(axis=2), 1)
-        return Scores(columns=columns, frame_cost=frame_cost, floor=100 * error.floor if error.whole.any() else None)
+        return Scores(columns=columns, frame_cost=error.frame_cost_cm, floor=error.floor_cm)
 
     def describe(self, scene: Scene) -> str:
         """Say what is done."""
@@ -96,13 +94,7 @@ class Drift(Family):
 
     def trivial(self, scenes: Sequence[Scene], painter: Painter) -> Mapping[str, UInt8[np.ndarray, "n m t h w 3"]]:
         """Return what copies the last frame, and what lets every body go on as it moves."""
-        return each_tale(
-            scenes,
-            lambda tales: {
-                "copy last": rows.copy_last(tales),
-                "constant velocity": rows.constant_velocity(tales, painter),
-            },
-        )
+        return in_view_rows(scenes, painter)
 
 
 def collapse(broken: Bool[np.ndarray, " t"]) -> int:

@@ -112,6 +112,19 @@ class Family(abc.ABC):
         return each_tale(scenes, lambda tales: rows.trivial_rows(tales, painter))
 
 
+def films(scenes: Sequence[Scene]) -> UInt8[np.ndarray, "n m t h w 3"]:
+    """Return what happened in scenes: the oracle's frames."""
+    return np.stack([[tale.frames for tale in scene] for scene in scenes])
+
+
+def in_view_rows(scenes: Sequence[Scene], painter: Painter) -> dict[str, UInt8[np.ndarray, "n m t h w 3"]]:
+    """Return the trivial rows of scenes in which nothing is hidden: copying, and going on as the bodies move."""
+    return each_tale(
+        scenes,
+        lambda tales: {"copy last": rows.copy_last(tales), "constant velocity": rows.constant_velocity(tales, painter)},
+    )
+
+
 def each_tale(
     scenes: Sequence[Scene], make: Callable[[Sequence[Tale]], Mapping[str, np.ndarray]]
 ) -> dict[str, UInt8[np.ndarray, "n m t h w 3"]]:

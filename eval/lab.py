@@ -20,7 +20,7 @@ from worldsim.envs.arena import arena_spec
 from worldsim.envs.painter import Painter
 from worldsim.envs.workers import in_processes
 from worldsim.eval import rows
-from worldsim.eval.families import Family, Scene, Scores, each_tale
+from worldsim.eval.families import Family, Scene, Scores, each_tale, films
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.pixels import constant_frame, mean_frame
 from worldsim.eval.places import read_places
@@ -62,7 +62,7 @@ class Lab:
 
     def rows(self, family: Family, scenes: Sequence[Scene]) -> Rows:
         """Return the frames of every row of a family's table."""
-        truth = np.stack([[tale.frames for tale in scene] for scene in scenes])
+        truth = films(scenes)
         made: Rows = {ORACLE: [truth], **self._drawn(family, scenes)}
         made[MEAN] = [constant_frame(mean_frame(_flat(truth)), len(truth) * truth.shape[1], truth.shape[2])]
         made[MEAN] = [row.reshape(truth.shape) for row in made[MEAN]]

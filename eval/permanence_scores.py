@@ -31,6 +31,10 @@ ERROR = Measure(
 )
 
 
+MISSED = Measure(
+    name="missed", columns=("missed", "scored"), statistic=quotient, perfect=0.0,
+    meaning="share of the scored bodies that are to be seen and cannot be read",
+)  # fmt: skip
 MEASURES = (
     Measure(
         name="recall", columns=("recalled", "targets"), statistic=quotient, perfect=1.0,
@@ -48,10 +52,7 @@ MEASURES = (
         name="went on", columns=("went", "way"), statistic=quotient, perfect=1.0,
         meaning="way behind the curtain over the true way: 0 is a world that stood still, 1 one that went on",
     ),
-    Measure(
-        name="missed", columns=("missed", "scored"), statistic=quotient, perfect=0.0,
-        meaning="share of the scored bodies that are to be seen and cannot be read",
-    ),
+    MISSED,
 )  # fmt: skip
 
 
@@ -90,9 +91,7 @@ def score(
     ]
     names = ("recalled", "targets", "shown", "identified", "returning", "went", "way")
     columns |= dict(zip(names, np.array(per_scene, dtype=np.float64).T, strict=True))
-    scored = error.scored.sum(axis=2)
-    frame_cost = 100 * error.cost.sum(axis=2) / np.maximum(scored, 1)
-    return Scores(columns=columns, frame_cost=frame_cost, floor=100 * error.floor if error.whole.any() else None)
+    return Scores(columns=columns, frame_cost=error.frame_cost_cm, floor=error.floor_cm)
 
 
 def _target(read: Places, truth: TruePlaces, scene: int, event: Occlusion) -> tuple[float, ...]:

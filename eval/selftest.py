@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 from tqdm import tqdm
 
 from worldsim.envs.painter import Painter
 from worldsim.envs.workers import in_processes
 from worldsim.eval.cause_corruptions import corrupted as wrong_effects
 from worldsim.eval.corruptions import CORRUPTIONS, corrupted
-from worldsim.eval.families import PROTOCOL, Scene
+from worldsim.eval.families import PROTOCOL, Scene, films
 from worldsim.eval.figures import heat_map
 from worldsim.eval.lab import arena_world
 from worldsim.eval.places import read_places
@@ -52,7 +51,7 @@ REGISTERED: Mapping[str, Registered] = {
     "deleted behind": Registered(_HIDING),
     "freeze": Registered(("P1c", "P1e"), ("P1d", "P1h")),
     "colour swap": Registered(_HIDING, ("P2b", "P3-I1", "P3-I4", "P6-orbit")),
-    "shape swap": Registered((), ("P1c", "P1d", "P1e", "P1h", "P2b", "P3-I1", "P3-I4", "P6-orbit")),
+    "shape swap": Registered((), _EVERY),
     "early 4": Registered((), _EVERY),
     "late 4": Registered((), _EVERY),
     "teleport 15 cm": Registered(("P1c",), ("P1d", "P1e", "P1h", "P2b", "P3-I1", "P3-I4", "P6-orbit")),
@@ -61,9 +60,9 @@ REGISTERED: Mapping[str, Registered] = {
     "camera lags 1": Registered(("P6-orbit",), ("P1h", "P2b")),
     "camera gain .8": Registered(("P2b",), ("P1h", "P6-orbit")),
     "wrong lens": Registered(("P2b",), _EVERY),
-    "bystander jiggles": Registered((), ("P1c", "P1d", "P1e", "P1h", "P2b", "P3-I1", "P3-I4", "P6-orbit")),
+    "bystander jiggles": Registered((), _EVERY),
     "ghost": Registered((), ("P1c", "P1d", "P1e", "P1h", "P2b", "P6-orbit")),
-    "action ignored": Registered(("P1c", "P1d", "P1e", "P1h", "P2b", "P3-I1", "P3-I4", "P6-orbit")),
+    "action ignored": Registered(_EVERY),
     "noise .03": Registered(()),
     "noise .08": Registered((), _EVERY),
     "blur": Registered(()),
@@ -76,9 +75,7 @@ REGISTERED: Mapping[str, Registered] = {
     "effect 4 late": Registered(("P3-I1", "P3-I4")),
     "effect 4 early": Registered(("P3-I1", "P3-I4")),
     "mirrored effect": Registered(("P3-I4",), ("P3-I1",)),
-    "contacts off": Registered(
-        ("P3-I1", "P3-I4"),
-    ),
+    "contacts off": Registered(("P3-I1", "P3-I4")),
 }
 
 
@@ -147,7 +144,7 @@ def _score(code: str, scenes: Sequence[Scene], name: str) -> dict[str, Any]:
     painter = Painter(height=scenes[0][0].frames.shape[1], width=scenes[0][0].frames.shape[2], shadows=True)
     try:
         if name == "oracle":
-            made = {name: np.stack([[tale.frames for tale in scene] for scene in scenes])}
+            made = {name: films(scenes)}
         elif name == "trivial":
             made = dict(family.trivial(scenes, painter))
         elif name == _EFFECTS:

@@ -60,6 +60,16 @@ class TrackingError:
         """Median distance (m) of the bodies that are read and wholly visible: of true frames, the read-out's floor."""
         return float(np.median(self.localisation[self.whole]))
 
+    @property
+    def floor_cm(self) -> float | None:
+        """The floor in cm; None where no body is read and wholly visible."""
+        return 100 * self.floor if self.whole.any() else None
+
+    @property
+    def frame_cost_cm(self) -> Float64[np.ndarray, "*batch"]:
+        """Mean cost of each frame's scored bodies in cm."""
+        return 100 * self.cost.sum(axis=-1) / np.maximum(self.scored.sum(axis=-1), 1)
+
     def by_scene(self) -> Float64[np.ndarray, "n 2"]:
         """Return the summed cost (m) and the number of scored bodies of each scene (the first axis)."""
         axes = tuple(range(1, self.scored.ndim))

@@ -24,6 +24,7 @@ from worldsim.envs.scene import HALF_FLOOR, SceneSpec
 from worldsim.envs.state import body_slots, element
 from worldsim.eval.colours import MIN_SATURATION
 from worldsim.eval.families import Measure, Reader, Scene, Scores
+from worldsim.eval.permanence_scores import MISSED
 from worldsim.eval.places import Places, camera_of
 from worldsim.eval.rows import OUT_OF_VIEW_M
 from worldsim.eval.statistics import quotient
@@ -55,13 +56,6 @@ def _best_lag(means: np.ndarray) -> np.ndarray:
     return np.where(means.max(axis=-1) > 0, means.argmin(axis=-1), np.nan)
 
 
-ERROR = Measure(
-    name="tracking error",
-    columns=("cost", "scored"),
-    statistic=_centimetres,
-    unit="cm",
-    meaning="how far the bodies are from their true places, 20 cm at most and where one is missed or wrongly shown",
-)
 MEASURES = (
     Measure(
         name="obedience gain", columns=("turned", "asked"), statistic=quotient, perfect=1.0,
@@ -99,10 +93,7 @@ MEASURES = (
         name="error in the wedge", columns=("wedge_cost", "wedge_scored"), statistic=_centimetres, unit="cm",
         meaning="tracking error of the frames seen from azimuths that no recording shows",
     ),
-    Measure(
-        name="missed", columns=("missed", "scored"), statistic=quotient, perfect=0.0,
-        meaning="share of the scored bodies that are to be seen and cannot be read",
-    ),
+    MISSED,
 )  # fmt: skip
 
 
@@ -154,10 +145,11 @@ def score(
         **_triangulated(sights, at_rest),
         **_closure(scenes, frames, reader, read),
     }
-    frame_cost = 100 * error.cost.sum(axis=2) / np.maximum(error.scored.sum(axis=2), 1)
     distances = error.localisation[error.whole & counted[..., None]]
     return Scores(
-        columns=columns, frame_cost=frame_cost, floor=100 * float(np.median(distances)) if len(distances) else None
+        columns=columns,
+        frame_cost=error.frame_cost_cm,
+        floor=100 * float(np.median(distances)) if len(distances) else None,
     )
 
 

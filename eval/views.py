@@ -28,11 +28,11 @@ from worldsim.envs.state import body_slots, element
 from worldsim.envs.tracks import WEDGE_MARGIN_DEG, orbit_there_and_back, outside_wedge
 from worldsim.eval import rows
 from worldsim.eval.families import Family, Reader, Scene, Scores, each_tale, first_that
+from worldsim.eval.permanence_scores import ERROR
 from worldsim.eval.tales import Tale, play
 from worldsim.eval.tracking import HIDDEN, VISIBLE
 from worldsim.eval.trials import Script
 from worldsim.eval.view_scores import (
-    ERROR,
     MEASURES,
     azimuths_of,
     in_wedge,

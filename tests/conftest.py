@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, and a tiny recording of a world that shows its last action."""
+"""What every test shares: one thread, fixed seeds, the Arena, and a tiny recording of a world that shows its last action."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # 
     os.environ.setdefault(_name, "1")
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from worldsim.dataset import split_of
+from worldsim.envs.painter import Painter
 from worldsim.episode import Episode, Readout
 from worldsim.spec import WorldSpec
 from worldsim.storage import RecordingHeader, build_index, write_shard
@@ -60,6 +63,22 @@ def _same_start() -> None:
     np.random.seed(0)  # noqa: NPY002 - for libraries that still use the global generator
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[gym.Env]:
+    """Return the Arena without wrappers."""
+    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
+    yield made.unwrapped
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def painter() -> Iterator[Painter]:
+    """Return what draws tales again."""
+    made = Painter(height=64, width=64, shadows=True)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from worldsim.eval.cause_corruptions import corrupted
 from worldsim.eval.cause_draws import DELAYS, LEVELS, STEPS
 from worldsim.eval.cause_scores import ERROR, MEASURES, WINDOW, parties
 from worldsim.eval.causes import CAUSES, Cause, touches
-from worldsim.eval.families import Scene, Scores
+from worldsim.eval.families import Scene, Scores, films
 from worldsim.eval.places import read_places
 from worldsim.eval.skill import measured, skill
 from worldsim.eval.statistics import Estimate
@@ -25,14 +23,6 @@ FAMILIES = {family.code: family for family in CAUSES}
 COUNTS = {"P3-I1": 4, "P3-I8": 3}
 TRIVIAL = ("copy last", "constant velocity", "no effect")
 BY_NAME = {measure.name: measure for measure in (ERROR, *MEASURES)}
-
-
-@pytest.fixture(scope="module")
-def env() -> Iterator[gym.Env]:
-    """Return the Arena without wrappers."""
-    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    yield made.unwrapped
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +37,9 @@ def scenes(env: gym.Env) -> dict[str, list[Scene]]:
 def pushes(scenes: dict[str, list[Scene]]) -> dict[str, Scores]:
     """Return the scores of the truth, the trivial rows and the corrupted oracles where the pusher is driven or not."""
     painter, told, family = Painter(height=64, width=64, shadows=True), scenes["P3-I1"], FAMILIES["P3-I1"]
-    rows = {"oracle": truth(told), **family.trivial(told, painter), **corrupted(told, painter)}
+    rows = {"oracle": films(told), **family.trivial(told, painter), **corrupted(told, painter)}
     painter.close()
     return {name: family.score(told, frames, read_places) for name, frames in rows.items()}
-
-
-def truth(told: list[Scene]) -> np.ndarray:
-    """Return what happened."""
-    return np.stack([np.stack([tale.frames for tale in scene]) for scene in told])
 
 
 def value(scores: Scores, name: str) -> float | None:
@@ -149,7 +134,7 @@ def hitters_of(scene: Scene) -> list[set[str]]:
 @pytest.mark.parametrize("code", list(FAMILIES))
 def test_the_truth_is_perfect(scenes: dict[str, list[Scene]], code: str):
     """The true frames have the true effect, none where there is none, none before the cause, and every pair right."""
-    scores = FAMILIES[code].score(scenes[code], truth(scenes[code]), read_places)
+    scores = FAMILIES[code].score(scenes[code], films(scenes[code]), read_places)
     assert value(scores, "effect error") == pytest.approx(0.0, abs=1.0)
     assert value(scores, "effect of no cause") == pytest.approx(0.0, abs=0.5)
     assert value(scores, "anticipation") == pytest.approx(0.0, abs=0.8)
@@ -207,7 +192,7 @@ def test_wrong_effects_are_seen(pushes: dict[str, Scores]):
 def test_deleting_the_target_earns_nothing(scenes: dict[str, list[Scene]], pushes: dict[str, Scores]):
     """What cannot be read costs more than a cause without effect, has no slope, and is no proof of specificity."""
     told = scenes["P3-I1"]
-    scores = FAMILIES["P3-I1"].score(told, np.zeros_like(truth(told)), read_places)
+    scores = FAMILIES["P3-I1"].score(told, np.zeros_like(films(told)), read_places)
     assert (value(scores, "effect error") or 0) > max(20.0, value(pushes["no effect"], "effect error") or 0)
     assert value(scores, "effect slope") == 0.0 and value(scores, "missed") == 1.0 and scores.floor is None
     assert value(scores, "effect of no cause") == pytest.approx(20.0)
@@ -221,5 +206,5 @@ def test_a_stronger_push_does_more(env: gym.Env):
     told = [family.scene(env, "dev", index) for index in (0, 4, 8)]
     effects = [effect for effect in map(family.effect, told) if effect is not None]
     assert [effect.dose for effect in effects] == pytest.approx([LEVELS[0], LEVELS[2], LEVELS[4]], abs=1e-5)
-    scores = family.score(told, truth(told), read_places)
+    scores = family.score(told, films(told), read_places)
     assert (value(scores, "dose-response") or 0) > 0.8

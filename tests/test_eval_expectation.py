@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -34,14 +34,6 @@ QUADRUPLETS = 3
 ACTIONS_ONLY = ("wrong push", "wrong orbit")
 SPLICED = tuple(code for code in CONCEPTS if code not in ACTIONS_ONLY)
 Quads = dict[str, list[Quadruplet]]
-
-
-@pytest.fixture(scope="module")
-def env() -> Iterator[gym.Env]:
-    """Return the Arena without wrappers."""
-    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    yield made.unwrapped
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,7 +14,7 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS
 from worldsim.errors import UsageError
 from worldsim.eval import registry
-from worldsim.eval.families import Family, Scene, Scores, scene_seed
+from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.permanence_scores import ERROR
@@ -39,30 +38,9 @@ BY_CODE = {family.code: family for family in PERMANENCE}
 
 
 @pytest.fixture(scope="module")
-def env() -> Iterator[gym.Env]:
-    """Return the Arena without wrappers."""
-    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    yield made.unwrapped
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def scenes(env: gym.Env) -> dict[str, list[Scene]]:
     """Return some scenes of every permanence family."""
     return {code: [family.scene(env, "dev", index) for index in range(SCENES)] for code, family in BY_CODE.items()}
-
-
-@pytest.fixture
-def painter() -> Iterator[Painter]:
-    """Return what draws tales again."""
-    made = Painter(height=64, width=64, shadows=True)
-    yield made
-    made.close()
-
-
-def truth(scenes: list[Scene]) -> np.ndarray:
-    """Return what happened (n, m, t, h, w, 3)."""
-    return np.stack([[tale.frames for tale in scene] for scene in scenes])
 
 
 def value(family: Family, scenes: list[Scene], frames: np.ndarray, name: str) -> float:
@@ -103,12 +81,12 @@ def test_rows_show_what_they_are_named_for(scenes: dict[str, list[Scene]], paint
     told = [scene[0] for scene in scenes["P1d"]]
     event = BY_CODE["P1d"].events(told[0])[0]
     before = slice(0, event.hidden_from)
-    films = {"freeze": freeze(told, painter), "deleted": deleted(told, painter)}
-    for frames in films.values():
+    shown = {"freeze": freeze(told, painter), "deleted": deleted(told, painter)}
+    for frames in shown.values():
         assert np.array_equal(frames[0, before], told[0].frames[before])
     after = slice(event.hidden_until + 4, None)
     states = np.stack([tale.states for tale in told])
-    found = {name: read_places(frames, states).found[0, after, event.slot] for name, frames in films.items()}
+    found = {name: read_places(frames, states).found[0, after, event.slot] for name, frames in shown.items()}
     assert found["freeze"].all() and not found["deleted"].any()
     start, velocity = read_motion(told[0])
     read = read_places(constant_velocity(told, painter), states)
@@ -119,7 +97,7 @@ def test_habit_moves_bodies_as_in_other_scenes(scenes: dict[str, list[Scene]], p
     """Climatology with a scene's own courses is the truth; with another's the target is elsewhere. Nobody keeps theirs."""
     told = [scene[0] for scene in scenes["P1d"]]
     own = climatology(told, [courses(tale) for tale in told], painter)
-    assert np.abs(own.astype(int) - truth(scenes["P1d"])[:, 0]).mean() < 0.1
+    assert np.abs(own.astype(int) - films(scenes["P1d"])[:, 0]).mean() < 0.1
     orders = other_scenes(SCENES, np.random.default_rng(0))
     assert len(orders) == SCENES - 1 and all((order != np.arange(SCENES)).all() for order in orders)
     other = climatology(told, [courses(told[k]) for k in orders[0]], painter)
@@ -135,28 +113,28 @@ def test_physics_from_what_can_be_read_is_near_the_truth(scenes: dict[str, list[
     one, again, other = (perception_limited(told, painter, member) for member in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
     family = BY_CODE["P1a"]
-    exact = value(family, scenes["P1a"], truth(scenes["P1a"])[:, 0], "tracking error")
+    exact = value(family, scenes["P1a"], films(scenes["P1a"])[:, 0], "tracking error")
     assert exact < value(family, scenes["P1a"], one, "tracking error") < exact + 2.0
 
 
 def test_the_truth_is_recalled_and_straw_men_are_not(scenes: dict[str, list[Scene]], painter: Painter):
     """A perfect predictor recalls every target and its world goes on; whoever copies, freezes or deletes fails."""
     told, family = [scene[0] for scene in scenes["P1d"]], BY_CODE["P1d"]
-    films = {
-        "truth": truth(scenes["P1d"])[:, 0],
+    shown = {
+        "truth": films(scenes["P1d"])[:, 0],
         "copy": copy_last(told),
         "deleted": deleted(told, painter),
         "freeze": freeze(told, painter),
     }
     table = {
         film: {name: value(family, scenes["P1d"], frames, name) for name in ("recall", "identity", "went on")}
-        for film, frames in films.items()
+        for film, frames in shown.items()
     }
     assert table["truth"] == pytest.approx({"recall": 1.0, "identity": 1.0, "went on": 1.0}, abs=0.1)
     assert table["copy"]["recall"] == table["deleted"]["recall"] == 0.0
     assert table["deleted"] == {"recall": 0.0, "identity": 0.0, "went on": 0.0}
     assert abs(table["freeze"]["went on"]) < 0.35
-    assert value(family, scenes["P1d"], films["copy"], "shown while hidden") > 0.9
+    assert value(family, scenes["P1d"], shown["copy"], "shown while hidden") > 0.9
 
 
 def test_skill_is_relative_to_the_best_straw_man_and_can_be_void():

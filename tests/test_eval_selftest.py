@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,7 +14,7 @@ from worldsim.eval import registry
 from worldsim.eval.control import CONTROL
 from worldsim.eval.corruptions import CORRUPTIONS, corrupted
 from worldsim.eval.drift import COLLAPSED, DRIFT, Drift, collapse
-from worldsim.eval.families import Family, Scene
+from worldsim.eval.families import Family, Scene, films
 from worldsim.eval.lab import arena_world
 from worldsim.eval.places import read_places
 from worldsim.eval.probe_tables import Measured, family_table, verdict
@@ -23,19 +22,6 @@ from worldsim.eval.registry import FAMILIES
 from worldsim.eval.selftest import CHECKED, LEAST_NUISANCE, REGISTERED, broken_bands, check, selftest
 from worldsim.eval.skill import measured
 from worldsim.eval.truths import Truths
-
-
-@pytest.fixture(scope="module")
-def env() -> Iterator[gym.Env]:
-    """Return the Arena without wrappers."""
-    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    yield made.unwrapped
-    made.close()
-
-
-def truth(scenes: list[Scene]) -> np.ndarray:
-    """Return what happened (n, m, t, h, w, 3)."""
-    return np.stack([[tale.frames for tale in scene] for scene in scenes])
 
 
 def numbers(family: Family, scenes: list[Scene], frames: np.ndarray) -> dict[str, float]:
@@ -89,7 +75,7 @@ def test_control_is_what_the_action_does(env: gym.Env):
     """The truth loses no control, copying loses all of it, half a turn about half; scenes are pairs that differ."""
     family = next(one for one in CONTROL if one.code == "P6-orbit")
     scenes = [family.scene(env, "dev", index) for index in range(3)]
-    assert numbers(family, scenes, truth(scenes))["control lost"] == 0.0
+    assert numbers(family, scenes, films(scenes))["control lost"] == 0.0
     painter = Painter(height=64, width=64, shadows=True)
     try:
         copied = family.trivial(scenes, painter)["copy last"]
@@ -105,7 +91,7 @@ def test_long_dreams_collapse_or_stay_whole(env: gym.Env):
     """The truth stays whole; a film that loses a body for long collapses there; flicker is beyond the truth's."""
     family = Drift(code="P5a", title=DRIFT[0].title, driven=False, steps=12)
     scenes = [family.scene(env, "dev", index) for index in range(2)]
-    film = truth(scenes)
+    film = films(scenes)
     whole = numbers(family, scenes, film)
     assert (
         whole["still whole"] == 1.0 and whole["whole for"] == 12 and whole["sharpness"] == 1.0 and whole["flicker"] == 0
@@ -141,7 +127,7 @@ def test_a_table_needs_all_its_rows(env: gym.Env):
     """No claim is printed beside a missing baseline."""
     family = FAMILIES["P1f"]
     scenes = [family.scene(env, "dev", 0)]
-    scores = family.score(scenes, truth(scenes), read_places)
+    scores = family.score(scenes, films(scenes), read_places)
     with pytest.raises(UsageError, match="no row"):
         family_table(family, Measured(family="P1f", by_reader={"colour": {"model": scores, "oracle": scores}}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from worldsim.envs.factors import FACTORS, HELD_OUT_WEDGE
 from worldsim.envs.painter import Painter
 from worldsim.envs.simulation import Simulation
 from worldsim.envs.state import body_slots, element
-from worldsim.eval.families import Scene, Scores
+from worldsim.eval.families import Scene, Scores, films
 from worldsim.eval.places import read_places
 from worldsim.eval.tales import Tale
 from worldsim.eval.view_scores import (
@@ -33,29 +33,9 @@ Told = dict[str, list[Scene]]
 
 
 @pytest.fixture(scope="module")
-def env() -> Iterator[gym.Env]:
-    """Return the Arena without wrappers."""
-    made = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    yield made.unwrapped
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def told(env: gym.Env) -> Told:
     """Return some scenes of every family."""
     return {code: [family.scene(env, "dev", index) for index in range(SCENES)] for code, family in FAMILIES.items()}
-
-
-@pytest.fixture(scope="module")
-def painter() -> Iterator[Painter]:
-    """Return what draws tales again."""
-    made = Painter(height=64, width=64, shadows=True)
-    yield made
-    made.close()
-
-
-def truth(scenes: Sequence[Scene]) -> np.ndarray:
-    return np.stack([[tale.frames for tale in scene] for scene in scenes])
 
 
 def drawn(scenes: Sequence[Scene], painter: Painter, rule: Callable[[Tale], Callable[[int, Simulation], None]]):
@@ -126,7 +106,7 @@ def test_every_scene_holds_its_event(told: Told, code: str):
 @pytest.mark.parametrize("code", list(FAMILIES))
 def test_the_truth_is_obedient_and_consistent(told: Told, code: str):
     """The true frames turn as commanded, agree with the truth to the floor, with each other, and loops close."""
-    got = measured(code, told[code], truth(told[code]))
+    got = measured(code, told[code], films(told[code]))
     assert got["obedience gain"] == pytest.approx(1, abs=0.02)
     assert got["azimuth error"] < 0.17 and got["azimuth unread"] == 0
     assert got["reprojection error"] < 0.5 and got["tracking error"] < 1.2 and got["missed"] == 0
@@ -143,7 +123,7 @@ def test_still_pictures_noise_and_flat_pictures_do_not_pass(told: Told, painter:
     scenes = told[code]
     rows = dict(FAMILIES[code].trivial(scenes, painter))
     assert set(rows) == {"copy last", "planar shift"} | ({"deleted"} if code == "P2d" else set())
-    frames = truth(scenes)
+    frames = films(scenes)
     rows["noise"] = np.random.default_rng(0).integers(0, 256, frames.shape, np.uint8)
     rows["grey"] = np.full_like(frames, 128)
     got = {name: measured(code, scenes, row) for name, row in rows.items()}
@@ -161,7 +141,7 @@ def test_still_pictures_noise_and_flat_pictures_do_not_pass(told: Told, painter:
 def test_the_camera_is_read_through_what_models_do_to_frames(told: Told, painter: Painter):
     """Blur, noise, gamma and paleness do not change the azimuth that is read, nor do bodies gone or left behind."""
     scenes = told["P2c"]
-    frames = truth(scenes).astype(np.float64)
+    frames = films(scenes).astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 12, frames.shape)
     first = np.stack([scene[0].context_frames[-1:] for scene in scenes])[:, None].astype(np.float64)
     coloured = scipy.ndimage.binary_dilation(np.ptp(first, axis=-1) > 40, np.ones((1, 1, 1, 3, 3)))[..., None]
@@ -203,7 +183,7 @@ def test_frames_that_cannot_be_read_cost_obedience_once_they_are_the_last(told: 
     """Grey frames between readable ones cost azimuth but no gain; from some frame on to the end, all that was asked."""
     scenes = told[code]
     turning = [int(np.flatnonzero(scene[0].script.actions[:, 2])[-1]) + 1 for scene in scenes]
-    blinking, breaking = truth(scenes), truth(scenes)
+    blinking, breaking = films(scenes), films(scenes)
     for row, last in enumerate(turning):
         blinking[row, 0, last // 2 : last // 2 + 3] = 128
         breaking[row, 0, last // 2 :] = 128
@@ -250,7 +230,7 @@ def test_a_mirrored_world_agrees_with_itself_but_not_with_the_truth(told: Told, 
     assert got["obedience gain"] == pytest.approx(1, abs=0.02)
     assert got["reprojection error"] > 3 and got["tracking error"] > 8
     assert got["triangulation residual"] < 0.5
-    flipped = np.ascontiguousarray(truth(scenes)[..., ::-1, :])
+    flipped = np.ascontiguousarray(films(scenes)[..., ::-1, :])
     assert measured("P2a", scenes, flipped)["azimuth error"] > 30
 
 
@@ -267,9 +247,9 @@ def test_a_world_that_trembles_disagrees_with_itself(told: Told, painter: Painte
         return edit
 
     scenes = told["P2b"]
-    frames = truth(scenes)
+    frames = films(scenes)
     frames[:, :1] = drawn([scene[:1] for scene in scenes], painter, trembling)
-    got, true = measured("P2b", scenes, frames), measured("P2b", scenes, truth(scenes))
+    got, true = measured("P2b", scenes, frames), measured("P2b", scenes, films(scenes))
     assert got["triangulation residual"] > 1 > 5 * true["triangulation residual"]
     assert got["loop closure"] == pytest.approx(8, abs=1.0) and got["loop excess"] == got["loop closure"]
     frames[:, 1] = frames[:, 0]
@@ -282,7 +262,7 @@ def test_frames_of_the_wedge_count_where_they_should(told: Told):
     for code in ("P2a", "P2e"):
         scenes = told[code]
         inside = FAMILIES[code].counted(scenes) == (code == "P2e")
-        frames = truth(scenes)
+        frames = films(scenes)
         before = measured(code, scenes, frames)
         frames[:, 0][inside] = 128
         after = measured(code, scenes, frames)
