@@ -57,7 +57,7 @@ class Scores:
     columns: Mapping[str, Float64[np.ndarray, " n"]]
     """Finite numbers, one a scene; what could not be measured is counted, never left out."""
     frame_cost: Float64[np.ndarray, "n t"]
-    """Mean cost of each frame (cm), for pictures."""
+    """Mean cost of each frame, for pictures: in the unit of the family's error, or squared error where that has none."""
     floor: float | None = None
     """The read-out's own median error, in the unit of the family's error; None where nothing is read out."""
 

@@ -45,11 +45,13 @@ def save_strips(
                 label = ROWS[name] if len(scene) == 1 else f"{ROWS[name]} {'AB'[member]}"
                 rows[label] = np.concatenate([last, row[member, times - 1]])
         first, end = family.hidden(scene)
+        digits = 1 if family.error.unit else 3
         shade = Shade(
             hidden=tuple(bool(first < time <= end) for time in (0, *times)),
-            notes=("", *(f"{model.frame_cost[index, time - 1]:.1f}" for time in times)),
+            notes=("", *(f"{model.frame_cost[index, time - 1]:.{digits}f}" for time in times)),
         )
-        title = f"{family.code} {rule}: {family.describe(scene)}; cm off under each frame"
+        cost = f"{family.error.unit} off" if family.error.unit else "squared error"
+        title = f"{family.code} {rule}: {family.describe(scene)}; {cost} under each frame"
         strip = film_strip(rows, (0, *times.tolist()), title, shade=shade)
         names[rule] = save_strip(folder / f"strip_{family.code}_{rule}.png", strip).name
     return names
