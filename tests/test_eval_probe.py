@@ -15,6 +15,7 @@ from worldsim.envs.scene import COLOURS
 from worldsim.errors import UsageError
 from worldsim.eval import registry
 from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
+from worldsim.eval.lab import MODEL, OTHERS, Lab, arena_world
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.permanence_scores import ERROR
@@ -115,6 +116,8 @@ def test_physics_from_what_can_be_read_is_near_the_truth(scenes: dict[str, list[
     family = BY_CODE["P1a"]
     exact = value(family, scenes["P1a"], films(scenes["P1a"])[:, 0], "tracking error")
     assert exact < value(family, scenes["P1a"], one, "tracking error") < exact + 2.0
+    at_rest = perception_limited([scene[0] for scene in scenes["P1f"]], painter, 0)
+    assert not np.array_equal(at_rest, films(scenes["P1f"])[:, 0]), "places are known only to within a reading"
 
 
 def test_the_truth_is_recalled_and_straw_men_are_not(scenes: dict[str, list[Scene]], painter: Painter):
@@ -189,6 +192,31 @@ def test_anybodys_model_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = (out / "report.md").read_text()
     assert "P1d" in text and all((out / name).is_file() for name in results["families"]["P1d"]["strips"].values())
     assert not list(out.glob(".parts*"))
+
+
+SHOWS_ACTIONS = """
+import numpy as np
+
+class Shows:
+    def predict(self, context_frames, context_actions, actions, num_samples=1, seeds=None):
+        shades = (127 + 100 * actions[..., :3]).astype(np.uint8)
+        return np.tile(shades[:, None, :, None, None], (1, num_samples, 1, *context_frames.shape[2:4], 1))
+"""
+
+
+def test_rows_are_asked_what_they_are_named_for(
+    scenes: dict[str, list[Scene]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The model is told its own actions, its control those of other episodes; every scene has all rows."""
+    (tmp_path / "showing_model.py").write_text(SHOWS_ACTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("showing_model", None)
+    lab = Lab(predictor="showing_model:Shows", spec=arena_world(), workers=1, samples=2)
+    rows = lab.rows(BY_CODE["P1h"], scenes["P1h"])
+    shades = np.stack([127 + 100 * scene[0].script.actions[:, :3] for scene in scenes["P1h"]]).astype(np.uint8)
+    assert len(rows[MODEL]) == 2 and all(np.array_equal(row[:, 0, :, 0, 0], shades) for row in rows[MODEL])
+    assert all((rows[OTHERS][0][index, 0, :, 0, 0] != shades[index]).any() for index in range(SCENES))
+    assert all(row.shape == films(scenes["P1h"]).shape for made in rows.values() for row in made)
 
 
 @pytest.mark.parametrize(
