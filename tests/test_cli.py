@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,15 @@ def test_record_then_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "nothing was missing" in capsys.readouterr().out
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Let interrupts through to new processes: a suite started in the background (``make test &``) is told to ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_interrupt_is_polite(tmp_path: Path) -> None:
     """Ctrl-C while recording ends with exit code 130 and one sentence on how to go on; no traceback."""
     words = ["record", "worldsim/Arena-v0", "--episodes", "5000", "--episodes-per-shard", "2", "--out", str(tmp_path)]
@@ -155,7 +165,10 @@ def test_interrupt_is_polite(tmp_path: Path) -> None:
     while not shard.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Run the same command again" in errors
     assert "Traceback" not in errors
