@@ -29,6 +29,8 @@ LEAST_PIXELS = 8
 """So many pixels must differ for two frames to be told apart."""
 LEAST_FRAMES = 4
 """In so many frames that are scored the two possible clips must be told apart."""
+MODEL, UNTRAINED, OTHERS = "model", "untrained", "others' contexts"
+"""Rows of a table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,11 @@ class Concept:
     """Makes the four clips of the tales played; None where they do not show what they should."""
     legal: bool = False
     """Whether all four clips are possible: a control, in which nothing should be told apart."""
+
+    @property
+    def of_actions(self) -> bool:
+        """Whether the impossible clips differ from the possible ones in their actions alone."""
+        return self.build is _exchanged_actions
 
     def audited(self, env: gym.Env[Any, Any], rng: np.random.Generator, seed: int) -> tuple[Tale, ...] | None:
         """Play one draw; None if it does not fit on the floor or does not show what it should."""
@@ -276,9 +283,9 @@ def expectation_table(
 ) -> dict[str, Any]:
     """Return, by concept, what the scorer tells apart beside the rows that must not, with 95 % intervals. JSON-able.
 
-    Rows: ``model``, ``untrained`` (networks with random weights, averaged), ``temporal energy`` and ``others' contexts``
-    (the model's, see `with_contexts_of_others`; where the impossible clips differ in their actions alone, these still
-    tell).
+    Rows: ``model``, ``untrained`` (networks with random weights, averaged), ``others' contexts`` (the model's, see
+    `with_contexts_of_others`; where the impossible clips differ in their actions alone, these still tell), and those of
+    `concept_table`.
     """
     if not untrained_scorers or not all(len(row) > 1 for row in quadruplets_by_concept.values()):
         raise UsageError(
@@ -289,13 +296,24 @@ def expectation_table(
         )
     table = {}
     for code, quadruplets in quadruplets_by_concept.items():
-        shuffled = with_contexts_of_others(quadruplets)
-        rows = {
-            "model": Surprises.of([surprises(scorer, quadruplets)]),
-            "untrained": Surprises.of([surprises(each, quadruplets) for each in untrained_scorers]),
-            "temporal energy": Surprises.of([surprises(TemporalEnergy(), quadruplets)]),
-            "others' contexts": Surprises.of([surprises(scorer, shuffled)]),
+        asked = {
+            MODEL: [surprises(scorer, quadruplets)],
+            UNTRAINED: [surprises(each, quadruplets) for each in untrained_scorers],
+            OTHERS: [surprises(scorer, with_contexts_of_others(quadruplets))],
         }
-        concept = concept_of(code)
-        table[code] = {"title": concept.title, "legal": concept.legal, **rate(rows)}
+        table[code] = concept_table(code, quadruplets, asked)
     return table
+
+
+def concept_table(
+    code: str, quadruplets: Sequence[Quadruplet], asked: Mapping[str, Sequence[Float32[np.ndarray, "n 4 t"]]]
+) -> dict[str, Any]:
+    """Return a concept's part of `expectation_table` from what networks were surprised by, row by row (`surprises`).
+
+    ``model less energy`` is the model's surprise without what a straight line in the temporal energy of clips explains.
+    """
+    rows = {name: Surprises.of(networks) for name, networks in asked.items()}
+    rows["temporal energy"] = Surprises.of([surprises(TemporalEnergy(), quadruplets)])
+    rows["model less energy"] = rows[MODEL].less(rows["temporal energy"])
+    concept = concept_of(code)
+    return {"title": concept.title, "legal": concept.legal, **rate(rows)}

@@ -39,6 +39,18 @@ class Surprises:
         frames = np.stack(networks).astype(np.float64)
         return cls(total=frames.sum(axis=-1), most=frames.max(axis=-1))
 
+    def less(self, other: Surprises) -> Surprises:
+        """Return these scores without what a straight line in the scores of ``other`` (one network) explains of them."""
+        return Surprises(total=_less(self.total, other.total), most=_less(self.most, other.most))
+
+
+def _less(clips: Float64[np.ndarray, "m n 4"], other: Float64[np.ndarray, "1 n 4"]) -> Float64[np.ndarray, "m n 4"]:
+    """Return the residuals of least squares over all clips, with their mean left in; ``other`` explains nothing if flat."""
+    away = other - other.mean()
+    spread = np.square(away).sum()
+    slope = (clips * away).sum(axis=(1, 2), keepdims=True) / spread if spread > 0 else 0.0
+    return clips - slope * away
+
 
 def accuracy(clips: Float64[np.ndarray, "m n 4"]) -> Statistic:
     """Share of quadruplets with more surprise over the impossible clips than over the possible; ties count half."""

@@ -27,6 +27,7 @@ from worldsim.eval.expectation import (
     with_contexts_of_others,
 )
 from worldsim.eval.expectation_draws import STEPS
+from worldsim.eval.expectation_scores import Surprises
 from worldsim.eval.pixels import changed
 from worldsim.world_model import untrained
 
@@ -195,6 +196,19 @@ def test_a_world_model_is_scored(env: gym.Env, quads: Quads) -> None:
     told, blind = surprises(model, one), surprises(model.unconditioned(), one)
     assert told.shape == (1, 4, 7) and np.isfinite(told).all()
     assert np.array_equal(blind[0, :2], blind[0, 2:]) and not np.array_equal(told[0, :2], told[0, 2:])
+
+
+def test_what_energy_explains_can_be_taken_away(quads: Quads) -> None:
+    """Less energy, energy itself tells nothing apart; what only memory tells stays; a flat row explains nothing."""
+    rng = np.random.default_rng(0)
+    energy, other = (Surprises.of(list(rng.uniform(1, 9, (1, 5, 4, 3)).astype(np.float32))) for _ in range(2))
+    mixed = Surprises(total=3 * energy.total + 1, most=other.most - 2 * energy.most)
+    assert mixed.less(energy).total == pytest.approx(mixed.total.mean())
+    assert mixed.less(energy).most == pytest.approx(other.less(energy).most - 2 * energy.most.mean())
+    flat = Surprises(total=np.ones((1, 5, 4)), most=np.zeros((1, 5, 4)))
+    assert np.array_equal(mixed.less(flat).total, mixed.total)
+    table = expectation_table(Oracle(quads["continuity"]), {"continuity": quads["continuity"]}, [Constant()])
+    assert table["continuity"]["rows"]["model less energy"]["accuracy"]["value"] == 1.0
 
 
 class Broken(Constant):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ModelConfig
-from worldsim.denoiser import Clip, Denoiser, LossConfig
+from worldsim.denoiser import Clip, Context, Denoiser, Draws, LossConfig, add_noise, to_unit
 from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
-from worldsim.surprise import surprise
+from worldsim.surprise import DRAWS, LEVELS, shared_noise, surprise
 from worldsim.training_step import training_draws
 from worldsim.world_model import WorldModel
 
@@ -30,10 +32,10 @@ WORLD = WorldSpec(
 )
 
 
-def untrained() -> Denoiser:
+def untrained(config: ModelConfig = CONFIG) -> Denoiser:
     """Return a tiny random denoiser, livelier than at birth, so that every input shows in the output."""
     torch.manual_seed(0)
-    denoiser = build(CONFIG, WORLD)
+    denoiser = build(config, WORLD)
     for name, parameter in denoiser.named_parameters():
         if any(part in name for part in ("modulation", "out.weight", "action")):
             parameter.data.mul_(8)
@@ -82,7 +84,53 @@ def test_clips_of_one_seed_share_their_noise(denoiser: Denoiser) -> None:
     assert np.array_equal(told[0, :JUMP_AT], told[1, :JUMP_AT])
     assert told[0, JUMP_AT] != told[1, JUMP_AT]
     short = surprise(denoiser, frames[:, : JUMP_AT + 1], actions[:, :JUMP_AT], [3])
-    assert short[0] == pytest.approx(both[0, :JUMP_AT], rel=1e-5)
+    assert np.array_equal(short[0], both[0, :JUMP_AT])
+
+
+def in_two_streams(denoiser: Denoiser, frames: np.ndarray, actions: np.ndarray, seed: int) -> np.ndarray:
+    """Return the surprise (1, T) as training reckons it: every level of every draw in one pass over the whole clip."""
+    config, errors = denoiser.network.config, []
+    unit = to_unit(torch.from_numpy(frames))
+    for noise in shared_noise(seed, DRAWS, (STEPS, SIDE, SIDE, 3)):
+        for level in torch.arange(LEVELS) / LEVELS:
+            levels = level.expand(1, STEPS)
+            draws = Draws(
+                context_noise=noise[None, 0], noise=noise[None, 1], level=levels, known=torch.tensor([True]),
+                context_level=torch.full((1, STEPS), 1 - config.context_noise),
+                num_steps=torch.tensor([config.max_steps]),
+            )  # fmt: skip
+            conds = denoiser.conditions(torch.from_numpy(actions), draws.known, draws)
+            noisy = add_noise(unit[:, 1:], draws.noise, levels)
+            estimate, _ = denoiser.estimate(Context.of(unit[:, :-1], draws), noisy, conds)
+            weight = denoiser.level_weight(levels, LossConfig())
+            errors.append((weight * (estimate - unit[:, 1:]).square()).mean((-1, -2, -3)))
+    return torch.stack(errors).mean(0).detach().numpy()
+
+
+@pytest.mark.parametrize("window", [16, 3])
+def test_a_walk_is_the_pass_of_training(window: int) -> None:
+    """Frame by frame the numbers are those of training's two streams, also where the window is shorter than the clip."""
+    denoiser = untrained(dataclasses.replace(CONFIG, window=window))
+    frames, actions = clips(1)
+    walked = surprise(denoiser, frames, actions, [3])
+    assert walked == pytest.approx(in_two_streams(denoiser, frames, actions, 3), rel=1e-5)
+
+
+def test_a_beginning_is_walked_once(denoiser: Denoiser) -> None:
+    """Clips that share beginnings are the same bits together, in any order, as alone; so are those after a context."""
+    frames, actions = clips(1)
+    several, told = np.repeat(frames, 5, axis=0), np.repeat(actions, 5, axis=0)
+    several[1, 3] = several[4, 3] = 7
+    told[2, 4] = 0.5
+    several[4, 5] = 200
+    together = surprise(denoiser, several, told, [3, 3, 3, 8, 3])
+    order = [4, 2, 0, 3, 1]
+    assert np.array_equal(surprise(denoiser, several[order], told[order], [3, 3, 3, 8, 3]), together[order])
+    for i, seed in enumerate([3, 3, 3, 8, 3]):
+        alone = surprise(denoiser, several[i : i + 1], told[i : i + 1], [seed])
+        assert np.array_equal(alone, together[i : i + 1])
+    late = surprise(denoiser, several, told, [3, 3, 3, 8, 3], after=4)
+    assert np.array_equal(late[:, 4:], together[:, 4:]) and (late[:, :4] == 0).all()
 
 
 def test_levels_and_draws_count(denoiser: Denoiser) -> None:
@@ -120,6 +168,7 @@ def test_a_world_model_is_surprised(denoiser: Denoiser) -> None:
         ({"levels": 0}, "levels"),
         ({"draws": 0}, "draws"),
         ({"seeds": [1, 2]}, "seeds"),
+        ({"after": STEPS + 1}, "after"),
         ({"actions": np.zeros((1, STEPS + 1, 1), np.float32)}, "actions"),
     ],
 )

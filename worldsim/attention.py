@@ -71,6 +71,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return scores.softmax(dim=-1) @ v
 
 
+def attend_beside(q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+    """Softmax attention of L forms of one frame, all (B, L, H, N, K): each sees itself and the past, and no other form.
+
+    ``past`` holds keys and values (B, H, S, K) that all forms share, and that are never copied for each of them.
+    """
+    keys, values = past
+    forms, count = q.shape[1], keys.shape[2]
+
+    def together(x: Tensor) -> Tensor:  # (B, L, H, N, ...) -> (B, H, L * N, ...)
+        return x.transpose(1, 2).flatten(2, 3)
+
+    def apart(x: Tensor) -> Tensor:
+        return x.unflatten(2, (forms, -1)).transpose(1, 2)
+
+    q = q * q.shape[-1] ** -0.5
+    scores = torch.cat([apart(together(q) @ keys.transpose(-1, -2)), q @ k.transpose(-1, -2)], dim=-1)
+    shares = scores.softmax(dim=-1)  # (B, L, H, N, S + N)
+    return apart(together(shares[..., :count]) @ values) + shares[..., count:] @ v
+
+
 @functools.lru_cache(maxsize=256)
 def _two_stream_bias(chunk: tuple[int, int], low: int, tokens: int, window: int, dtype: torch.dtype) -> Tensor:
     """Additive mask for the queries of frames [start, stop) of both streams against their reachable keys.

@@ -193,7 +193,7 @@ class FrameStream:
             torch.full((len(passes), rows), conditioned, device=times.device),
         )  # (passes, B, C)
         self.conds = dict(zip(passes, conds, strict=True))
-        modulations = [_modulation(block, conds[..., None, :]) for block in network.trunk()]
+        modulations = [modulation(block, conds[..., None, :]) for block in network.trunk()]
         self.modulations = {
             one: [tuple(part[i] for part in parts) for parts in modulations] for i, one in enumerate(passes)
         }
@@ -258,7 +258,7 @@ def commit_context(
     phases = cos[:, None], sin[:, None]
     kept = times[-window:]
     for layer, block in enumerate(network.trunk()):
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _modulation(block, cond[:, None])
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(block, cond[:, None])
         q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (T, H, N, K)
         for cache, new in ((state.cache.keys, k), (state.cache.values, v)):
             cache[layer, row, :, kept % window] = new[kept].transpose(0, 1)
@@ -287,7 +287,7 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
-def _modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:
+def modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:
     """Return shift, 1 + scale and gate of the attention, then of the MLP, each (..., D) for conditions (..., C)."""
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.modulation(cond).chunk(6, dim=-1)
     return shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m

@@ -2,10 +2,14 @@
 
 No dream is made and nothing is learnt: the training loss, frame by frame, on the levels of the finest sampler. Knows no
 world and no probe.
+
+Dimension keys: B draws, L levels, T frames, N tokens of a frame, D width, H heads, K channels of a head, P recent frames,
+C condition channels.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +17,13 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from worldsim.denoiser import Context, Denoiser, Draws, LossConfig, add_noise, to_unit
+from worldsim.attention import attend_beside, rotary_phases
+from worldsim.cache import StreamCache
+from worldsim.denoiser import CONTEXT_STEP, Denoiser, LossConfig, add_noise, step_index, to_unit
+from worldsim.detail import normalise
+from worldsim.dit import recent_frames
 from worldsim.errors import UsageError
-from worldsim.rollout import check_context
+from worldsim.rollout import check_context, modulation
 from worldsim.sampler import uniform_levels
 
 LEVELS = 4
@@ -33,16 +41,18 @@ def surprise(
     levels: int = LEVELS,
     draws: int = DRAWS,
     conditioned: bool = True,
+    after: int = 0,
 ) -> Float32[np.ndarray, "b t"]:
     """Return the weighted denoising error of frames 1 .. T of each clip, each given the real frames before it.
 
     The mean over ``levels`` noise levels (0, 1/n, ...) and ``draws`` draws of noise of w(level) |x^(z) - x|^2: the mean
     square over a frame (range -1 .. 1), w the training loss's ramp. The context carries the noise with which frames are
-    committed in a rollout; the actions are hidden from a model that is not ``conditioned``. Frame t has the same noise
-    in all clips of one seed (one seed a clip), so that clips that agree up to a frame are alike up to it, bit for bit;
-    bits never depend on the batch.
+    committed in a rollout; the actions are hidden from a model that is not ``conditioned``. Frames up to ``after`` are
+    context only: they count 0, and cost little. Frame t has the same noise in all clips of one seed (one seed a clip), so
+    that clips that agree up to a frame are alike up to it, bit for bit (and are run once up to it); bits never depend on
+    the batch.
     """
-    config = denoiser.network.config
+    config, device = denoiser.network.config, next(denoiser.parameters()).device
     check_context(frames, actions, config.patch)
     if levels < 1 or config.max_steps % levels:
         allowed = ", ".join(str(n) for n in range(1, config.max_steps + 1) if config.max_steps % n == 0)
@@ -54,15 +64,23 @@ def surprise(
             allowed="one draw or more, and one seed a clip",
             fix="give clips that are compared the same seed",
         )
-    rows = []
-    for clip, into, seed in zip(frames, actions, seeds, strict=True):
-        errors = [
-            _weighted_error(denoiser, (clip, into), noise, level, conditioned)
-            for noise in shared_noise(int(seed), draws, (len(into), *clip.shape[1:]))
-            for level in uniform_levels(levels)[:-1]
-        ]
-        rows.append(torch.stack(errors).mean(0).cpu().numpy())
-    return np.stack(rows)
+    steps = actions.shape[1]
+    if not 0 <= after <= steps:
+        raise UsageError("after", got=after, allowed=f"0 .. {steps}", fix="0 reckons with every frame but the first")
+    result = np.zeros((len(frames), steps), np.float32)
+    for seed in dict.fromkeys(seeds):
+        told = actions if conditioned else actions[..., :0]
+        stories = {i: _story(frames[i], told[i]) for i, own in enumerate(seeds) if own == seed}
+        noise = shared_noise(int(seed), draws, (steps, *frames.shape[2:])).to(device)
+        walk = _Walk(denoiser, noise, uniform_levels(levels)[:-1], conditioned)
+        before: int | None = None
+        for i in sorted(stories, key=stories.__getitem__):  # neighbours share as much of their beginnings as any two
+            alike = _agreement(stories[i], stories[before]) if before is not None else 0
+            if before is not None:
+                result[i, :alike] = result[before, :alike]
+            walk.errors(_Film.of(frames[i], actions[i], device), alike, after, result[i])
+            before = i
+    return result
 
 
 def shared_noise(seed: int, draws: int, shape: Sequence[int]) -> Tensor:
@@ -74,25 +92,125 @@ def shared_noise(seed: int, draws: int, shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn((draws, 2, *shape[1:]), generator=generator) for _ in range(shape[0])], dim=2)
 
 
-def _weighted_error(
-    denoiser: Denoiser, clip: tuple[np.ndarray, np.ndarray], noise: Tensor, level: float, conditioned: bool
-) -> Tensor:
-    """Return w(level) times the mean squared error (T,) of one two-stream pass over a clip's frames and actions."""
-    device, config = next(denoiser.parameters()).device, denoiser.network.config
-    frames, actions = to_unit(torch.from_numpy(clip[0])).to(device)[None], torch.from_numpy(clip[1]).to(device)[None]
-    levels = torch.full(actions.shape[:2], level, device=device)
-    drawn = Draws(
-        context_noise=noise[None, 0].to(device),
-        noise=noise[None, 1].to(device),
-        context_level=torch.full_like(levels, 1 - config.context_noise),
-        level=levels,
-        known=torch.tensor([conditioned], device=device),
-        num_steps=torch.tensor([config.max_steps], device=device),
-    )
-    target = frames[:, 1:]
-    noisy = add_noise(target, drawn.noise, levels)
-    estimate, _ = denoiser.estimate(
-        Context.of(frames[:, :-1], drawn), noisy, denoiser.conditions(actions, drawn.known, drawn)
-    )
-    error = Denoiser.level_weight(levels, LossConfig()) * (estimate - target).square()
-    return error.mean((-1, -2, -3))[0]
+def _story(frames: np.ndarray, actions: np.ndarray) -> list[bytes]:
+    """Return a clip as what happens in it: the first frame, then every action with the frame that it leads to."""
+    return [frames[0].tobytes(), *(a.tobytes() + f.tobytes() for a, f in zip(actions, frames[1:], strict=True))]
+
+
+def _agreement(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """Return after how many steps two stories first differ."""
+    alike = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
+    return max(alike - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Film:
+    """One clip: frames (T + 1, H, W, 3) of range -1 .. 1, those before each (T + 2, P, H, W, 3), actions (T, A)."""
+
+    frames: Tensor
+    recent: Tensor
+    actions: Tensor
+
+    @classmethod
+    def of(cls, frames: np.ndarray, actions: np.ndarray, device: torch.device) -> _Film:
+        unit = to_unit(torch.from_numpy(np.require(frames, requirements="W"))).to(device)
+        into = torch.from_numpy(np.require(actions, requirements="W")).to(device)
+        return cls(frames=unit, recent=recent_frames(unit[None])[0], actions=into)
+
+
+class _Walk:
+    """Goes through clips of one seed, frame by frame: a frame is committed once a draw, for all levels of the next one.
+
+    What is remembered of frame t lies in slot t, so that a clip that agrees with the last one up to a frame goes on from
+    there. The numbers are those of the two-stream pass of training; every frame takes runs of one shape, whose bits hang
+    on nothing that comes later.
+    """
+
+    def __init__(self, denoiser: Denoiser, noise: Tensor, levels: Sequence[float], conditioned: bool) -> None:
+        self.network, self.noise, self.conditioned = denoiser.network, noise, conditioned
+        config, device = self.network.config, noise.device
+        draws, _, steps, height, width, _ = noise.shape
+        self.grid = height // config.patch, width // config.patch
+        self.memory = StreamCache.empty(
+            dataclasses.replace(config, window=max(steps, 2)),
+            draws,
+            self.grid[0] * self.grid[1],
+            device=device,
+            dtype=self.network.dtype,
+        )
+        cos, sin = rotary_phases(
+            torch.arange(steps + 1, device=device), self.grid, config.head_dim
+        )  # (T + 1, N, K / 2)
+        self.phases = list(zip(cos, sin, strict=True))
+        self.levels = torch.tensor(levels, device=device)  # (L,)
+        self.weights = Denoiser.level_weight(self.levels, LossConfig())[..., 0, 0, 0]
+
+    def errors(self, film: _Film, start: int, after: int, result: np.ndarray) -> None:
+        """Write the weighted error of frames start + 1 .. T into ``result`` (T,), but for those up to ``after``."""
+        for t in range(start, len(film.actions)):
+            self._commit(film, t)
+            if t >= after:
+                result[t] = self._error(film, t + 1).item()
+
+    def _commit(self, film: _Film, t: int) -> None:
+        """Remember frame t with its context noise. Nothing is known of the action that led into frame 0."""
+        level = torch.full((1,), 1 - self.network.config.context_noise, device=self.levels.device)
+        cond = self._condition(film, t, level, CONTEXT_STEP)
+        noised = add_noise(film.frames[t], self.noise[:, 0, t], level)[:, None]  # (B, 1, H, W, 3)
+        x, _, trunk = self._run(film, t, noised, cond)
+        for layer, (keys, values) in enumerate(trunk):
+            self.memory.keys[layer][:, :, t] = keys[:, 0]
+            self.memory.values[layer][:, :, t] = values[:, 0]
+        self.memory.recall_keys[:, t] = self.network.recall.keys(x[:, 0], self.phases[t])
+        self.memory.patches[:, t] = self.network.recall.patches(film.frames[None, None, t])[0]
+
+    def _error(self, film: _Film, t: int) -> Tensor:
+        """Return the mean over draws and levels of the weighted error of frame t, given those that were committed."""
+        index = step_index(self.network.config.max_steps)
+        cond = self._condition(film, t, self.levels, index)
+        noisy = add_noise(film.frames[t], self.noise[:, None, 1, t - 1], self.levels)  # (B, L, H, W, 3)
+        x, cells, _ = self._run(film, t, noisy, cond)
+        past = self._past(t)
+        memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
+        hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
+        recalled = self.network.recall(x, self.phases[t], memory, hidden, self.grid)  # (B, L, H, W, 3)
+        count = x.shape[0] * x.shape[1]
+        estimate, _, _ = self.network.head(
+            x.flatten(0, 1).unflatten(1, self.grid),
+            cells,
+            film.frames[t - 1].expand(count, -1, -1, -1),
+            recalled.flatten(0, 1),
+            cond.repeat(x.shape[0], 1),
+        )
+        squared = (estimate - film.frames[t]).square().mean((-1, -2, -3))
+        return (squared.view(x.shape[:2]) * self.weights).mean()
+
+    def _run(
+        self, film: _Film, t: int, noisy_BLHWc: Tensor, cond_LC: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return tokens (B, L, N, D) and detail cells of forms of frame t, and every block's keys and values of them."""
+        draws, count = noisy_BLHWc.shape[:2]
+        recent = film.recent[t].expand(draws * count, -1, -1, -1, -1)
+        tokens, cells = self.network.tokens(noisy_BLHWc.flatten(0, 1), recent, cond_LC.repeat(draws, 1))
+        x = tokens.flatten(1, 2).unflatten(0, (draws, count))  # (B, L, N, D)
+        phases, past, made = self.phases[t], self._past(t), []
+        for layer, block in enumerate(self.network.trunk()):
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(block, cond_LC[:, None])
+            q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (B, L, H, N, K)
+            keys, values = (part[layer][:, :, past].flatten(2, 3) for part in (self.memory.keys, self.memory.values))
+            mixed = attend_beside(q, k, v, (keys, values))
+            x = torch.addcmul(x, gate_a, block.proj(mixed.transpose(2, 3).flatten(-2)))
+            x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
+            made.append((k, v))
+        return x, cells, made
+
+    def _condition(self, film: _Film, t: int, levels: Tensor, index: int) -> Tensor:
+        """Return the condition (L, C) of frame t at some noise levels."""
+        action = film.actions[t - 1] if t else torch.zeros_like(film.actions[0])
+        steps = torch.full(levels.shape, index, device=levels.device)
+        known = torch.full(levels.shape, self.conditioned and t > 0, device=levels.device)
+        return self.network.condition(levels, steps, action.expand(len(levels), -1), known)
+
+    def _past(self, t: int) -> slice:
+        """Return which frames frame t sees beside itself."""
+        return slice(max(0, t + 1 - self.network.config.window), t)

@@ -83,13 +83,15 @@ class WorldModel:
         frames: UInt8[np.ndarray, "b t1 h w 3"],
         actions: Float32[np.ndarray, "b t a"],
         seeds: Sequence[int],
+        after: int = 0,
     ) -> Float32[np.ndarray, "b t"]:
         """Return how unexpected frames 1 .. T of real clips are, given the real frames and actions before each.
 
-        ``seeds`` (one a clip) fix the noise; clips that are compared should share one. See `worldsim.surprise.surprise`.
+        ``seeds`` (one a clip) fix the noise; clips that are compared should share one. Frames up to ``after`` are context
+        only, and count 0. See `worldsim.surprise.surprise`.
         """
         self._check_actions(actions)
-        return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned)
+        return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned, after=after)
 
     def _check_actions(self, actions: np.ndarray) -> None:
         if actions.shape[-1] != self.spec.action_dim:
