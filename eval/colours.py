@@ -24,7 +24,7 @@ MIN_COSINE = 0.9
 """Least cosine between a pixel's chroma (RGB minus its mean) and that of the palette colour."""
 MIN_PIXELS = 5
 """A smaller patch is not read."""
-SMOOTHING = 0.6
+SMOOTHING = 0.4
 """Share of the 3 x 3 mean in the frame that is read; the rest is the raw frame."""
 _RAW_PARTS = round(9 * (1 - SMOOTHING) / SMOOTHING)
 """What the raw pixel counts beside the sum of its 3 x 3, so that the mixture is a whole number."""

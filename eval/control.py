@@ -1,8 +1,9 @@
 """Control probes (P6): does each action dimension of a dream do what it does in the true world? Knows no model.
 
 A scene is a pair of tales with the same start that differ in one action column; only pixels where the two truths
-differ count. A predictor that does not heed the column shows the same film twice: its gap is nothing. The gap of the
-truth is one. (The pixel form of what Genie measures in dB; `worldsim.eval.gaps` is the same for a quality report.)
+differ count, and both films are compared with both truths. A predictor that does not heed the column shows the same
+film twice: its gap is nothing. The gap of the truth is one, and what both films do wrong alike (a tint, a haze) cancels.
+(The pixel form of what Genie measures in dB, both ways round; `worldsim.eval.gaps` is one way for a quality report.)
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ class Control(Family):
         columns=("gap", "true_gap"),
         statistic=lambda means: 1 - quotient(means),
         perfect=0.0,
-        meaning="1 minus the action gap (error under another scene's column minus under the right one) over the truth's gap",
+        meaning="1 minus the action gap (error against the truth of the other column minus against the right one) over the truth's",
     )
     measures = (
         Measure(name="error, right action", columns=("right", "pixels"), statistic=quotient, perfect=0.0,
                 meaning="squared error (black -1, white 1) of 5 x 5 means on the pixels that depend on the action"),
         Measure(name="error, other action", columns=("wrong", "pixels"), statistic=quotient,
-                meaning="the same where another column was given"),
+                meaning="the same against the truth of the other column"),
     )  # fmt: skip
 
     def scene(self, env: gym.Env[Any, Any], split: str, index: int) -> Scene:
@@ -71,16 +72,24 @@ class Control(Family):
         return first_that(self.code, split, index, attempt)
 
     def score(self, scenes: Sequence[Scene], frames: UInt8[np.ndarray, "n m t h w 3"], reader: Reader) -> Scores:
-        """Score both films of a scene against the first truth, where the truths differ."""
+        """Score both films of a scene against both truths, where the truths differ."""
         del reader
-        truth, other = (np.stack([scene[member].frames for scene in scenes]) for member in (0, 1))
-        mask = changed(truth, other)
-        films = [_smooth(film) for film in (truth, frames[:, 0], frames[:, 1], other)]
-        right, wrong, between = (pixel_errors(film, films[0], mask) for film in films[1:])
-        totals = {"right": right, "wrong": wrong, "true_gap": between}
-        columns = {name: errors.total.sum(axis=1) for name, errors in totals.items()}
-        columns |= {"gap": columns["wrong"] - columns["right"], "pixels": right.count.sum(axis=1)}
-        return Scores(columns=columns, frame_cost=right.total / np.maximum(right.count, 1))
+        truths = [np.stack([scene[member].frames for scene in scenes]) for member in (0, 1)]
+        mask = changed(*truths)
+        first, second = (_smooth(film) for film in truths)
+        one, other = (_smooth(frames[:, member]) for member in (0, 1))
+        right = [pixel_errors(one, first, mask), pixel_errors(other, second, mask)]
+        wrong = [pixel_errors(other, first, mask), pixel_errors(one, second, mask)]
+        between = pixel_errors(second, first, mask)
+        totals = {"right": right, "wrong": wrong}
+        columns = {name: (pair[0].total + pair[1].total).sum(axis=1) for name, pair in totals.items()}
+        columns |= {
+            "gap": columns["wrong"] - columns["right"],
+            "true_gap": 2 * between.total.sum(axis=1),
+            "pixels": 2 * between.count.sum(axis=1),
+        }
+        cost = (right[0].total + right[1].total) / np.maximum(2 * between.count, 1)
+        return Scores(columns=columns, frame_cost=cost)
 
     def describe(self, scene: Scene) -> str:
         """Name the dimension."""

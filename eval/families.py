@@ -98,6 +98,13 @@ class Family(abc.ABC):
     def score(self, scenes: Sequence[Scene], frames: UInt8[np.ndarray, "n m t h w 3"], reader: Reader) -> Scores:
         """Score a row: its frames of the m tales of n scenes."""
 
+    def apart(
+        self, scenes: Sequence[Scene], one: np.ndarray, other: np.ndarray, reader: Reader
+    ) -> Float64[np.ndarray, " n"] | None:
+        """Return how far two futures (n m t h w 3) of a predictor are from each other, summed like the error; None if untold."""
+        del scenes, one, other, reader
+        return None
+
     @abc.abstractmethod
     def describe(self, scene: Scene) -> str:
         """Return what is to be seen in a scene, for the title of its film strip."""

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES
 from worldsim.envs.state import body_slots
 from worldsim.eval import permanence_draws as draws
 from worldsim.eval.families import Family, Reader, Scene, Scores, first_that
 from worldsim.eval.permanence_scores import ERROR, MEASURES, Occlusion, score
-from worldsim.eval.tales import Tale, play
-from worldsim.eval.tracking import HIDDEN, VISIBLE
+from worldsim.eval.tales import Tale, play, truth_of
+from worldsim.eval.tracking import HIDDEN, VISIBLE, distance_apart
 from worldsim.eval.trials import Script
 
 _POST = "post_0"
@@ -92,6 +92,15 @@ class Permanence(Family):
         tales = [scene[0] for scene in scenes]
         return score(tales, [self.events(tale) for tale in tales], frames[:, 0], reader)
 
+    def apart(
+        self, scenes: Sequence[Scene], one: np.ndarray, other: np.ndarray, reader: Reader
+    ) -> Float64[np.ndarray, " n"]:
+        """Return how far the bodies of two futures are apart (m), summed over what is scored; a missing one costs the cut-off."""
+        tales = [scene[0] for scene in scenes]
+        states = np.stack([tale.states for tale in tales])
+        read = [reader(frames[:, 0], states) for frames in (one, other)]
+        return distance_apart(read[0], read[1], truth_of(tales))
+
     def describe(self, scene: Scene) -> str:
         """Name the targets and when they are hidden."""
         events = self.events(scene[0])
@@ -113,14 +122,28 @@ def _met(tale: Tale, one: str, others: set[str], first: int, last: int) -> bool:
 
 PERMANENCE: tuple[Permanence, ...] = (
     Permanence(
-        code="P1a", title="passes behind the curtain", draw=draws.passing(36), references=("constant velocity",)
+        code="P1a",
+        title="passes behind the curtain",
+        draw=draws.passing(36),
+        references=("constant velocity",),
+        samples=2,
     ),
     Permanence(
-        code="P1b", title="slows down behind the curtain", draw=draws.passing(44, damping=0.35, speed=(0.5, 0.6))
+        code="P1b",
+        title="slows down behind the curtain",
+        draw=draws.passing(52, damping=0.35, speed=(0.5, 0.6)),
+        samples=2,
     ),
-    Permanence(code="P1c", title="meets a post behind the curtain", draw=draws.passing(36, post=True), post=True),
-    Permanence(code="P1d", title="comes to rest behind the curtain, which falls", draw=draws.stopping(40, falls_at=21)),
-    Permanence(code="P1e", title="passes another one behind the curtain", draw=draws.crossing(40)),
+    Permanence(
+        code="P1c", title="meets a post behind the curtain", draw=draws.passing(36, post=True), post=True, samples=2
+    ),
+    Permanence(
+        code="P1d",
+        title="comes to rest behind the curtain, which falls",
+        draw=draws.stopping(40, falls_at=21),
+        samples=2,
+    ),
+    Permanence(code="P1e", title="passes another one behind the curtain", draw=draws.crossing(44)),
     Permanence(
         code="P1f",
         title="rests while a curtain rises and falls",

@@ -17,7 +17,7 @@ from worldsim.envs.scene import HALF_FLOOR
 from worldsim.envs.state import body_slots, element
 from worldsim.eval.colours import read_colours
 
-SHADE_ROWS = 0.1
+SHADE_ROWS = 0.11
 """Rows by which read centroids lie too high: the lower rim of a body is dark, and the least of it is read. Measured on true frames."""
 FAR_M = 50.0
 """Where what is seen above the horizon is said to stand: it is shown, and it is wrong by more than any cut-off."""

@@ -21,6 +21,11 @@ from worldsim.eval.places import read_places
 from worldsim.eval.tales import Edit, Tale
 from worldsim.eval.tracking import HIDDEN
 
+ORACLE, LIMITED, RELIT = "oracle", "perception-limited oracle", "oracle without shadows"
+MODEL, OTHERS, UNCONDITIONED, UNTRAINED = "model", "model, others' actions", "model, no actions", "untrained"
+MEAN, CLIMATOLOGY = "mean frame", "climatology"
+NOT_TRIVIAL = (ORACLE, LIMITED, RELIT, MODEL, OTHERS, UNCONDITIONED, UNTRAINED)
+
 OUT_OF_VIEW_M = 50.0
 VELOCITY_FRAMES = 4
 """Last context frames from which a constant velocity is read."""
@@ -63,7 +68,7 @@ def courses(tale: Tale) -> Float64[np.ndarray, "t bodies 2"]:
     return xy @ ground_axes(tale.script.azimuth_deg).T
 
 
-def climatology(tales: Sequence[Tale], others: Sequence[Float64[np.ndarray, "t bodies 2"]], painter: Painter) -> Frames:
+def climatology(tales: Sequence[Tale], others: Sequence[Float64[np.ndarray, "t _ 2"]], painter: Painter) -> Frames:
     """Let the bodies of every tale move as those of another scene of the family, as its camera saw them (`courses`).
 
     The answer from habit: cameras and curtains are the tale's own, only what its bodies do is not.

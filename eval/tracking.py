@@ -90,3 +90,17 @@ def tracking_error(read: Places, truth: TruePlaces) -> TrackingError:
         whole=truth.present & (truth.visibility >= WHOLE) & read.found,
         scored=visible | hidden,
     )
+
+
+def distance_apart(one: Places, other: Places, truth: TruePlaces) -> Float64[np.ndarray, " n"]:
+    """Return how far two readings of n scenes are from each other (m), summed over the bodies and frames that are scored.
+
+    Each distance is cut off as in `tracking_error`; a body that only one of them shows costs the cut-off.
+    """
+    visible = truth.present & (truth.visibility >= VISIBLE)
+    hidden = truth.present & (truth.visibility <= HIDDEN)
+    both = one.found & other.found
+    offset = np.where(both[..., None], one.xy - other.xy, 0.0)
+    distance = np.where(both, np.minimum(np.linalg.norm(offset, axis=-1), CUT_OFF_M), CUT_OFF_M)
+    counted = distance * ((visible | hidden) & (one.found | other.found))
+    return counted.sum(axis=tuple(range(1, counted.ndim)))

@@ -10,14 +10,14 @@ from worldsim.envs.camera import project, ring_pose, unproject
 from worldsim.envs.scene import COLOURS
 from worldsim.envs.state import body_slots
 from worldsim.eval.places import Places, read_places
-from worldsim.eval.tracking import CUT_OFF_M, TruePlaces, tracking_error
+from worldsim.eval.tracking import CUT_OFF_M, TruePlaces, distance_apart, tracking_error
 
 
 @pytest.fixture(scope="module")
 def arena_frames() -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames (n, h, w, 3) and states (n, s) of 60 scenes."""
+    """Return the first frames (n, h, w, 3) and states (n, s) of 180 scenes."""
     env = gym.make("worldsim:worldsim/Arena-v0", disable_env_checker=True)
-    resets = [env.reset(seed=seed) for seed in range(9_100_000, 9_100_060)]
+    resets = [env.reset(seed=seed) for seed in range(9_100_000, 9_100_180)]
     env.close()
     return np.stack([frame for frame, _ in resets]), np.stack([info["state"] for _, info in resets])
 
@@ -55,7 +55,7 @@ def test_floor_of_the_read_out(arena_frames: tuple[np.ndarray, np.ndarray]):
 
 def test_a_frame_is_read_by_itself(arena_frames: tuple[np.ndarray, np.ndarray]):
     """Many frames at once are read as each one alone, to the last bit, noise and an empty frame among them."""
-    frames, states = np.tile(arena_frames[0], (2, 1, 1, 1)), np.tile(arena_frames[1], (2, 1))
+    frames, states = np.tile(arena_frames[0][:60], (2, 1, 1, 1)), np.tile(arena_frames[1][:60], (2, 1))
     frames[3], frames[70] = 128, np.random.default_rng(0).integers(0, 256, frames[0].shape)
     together = read_places(frames, states)
     for row in range(0, 120, 7):
@@ -100,3 +100,14 @@ def test_scenes_are_summed_apart():
     present[0, :, :2] = True
     truth = TruePlaces(present=present, xy=np.zeros((2, 3, slots, 2)), visibility=present.astype(float))
     np.testing.assert_allclose(tracking_error(read, truth).by_scene(), [[6 * CUT_OFF_M, 6], [0, 0]])
+
+
+def test_how_far_two_readings_are_apart():
+    """Bodies both show are apart by their distance up to the cut-off; one that a single reading shows by all of it."""
+    truth = TruePlaces(
+        present=np.ones((1, 1, 4), bool), xy=np.zeros((1, 1, 4, 2)), visibility=np.array([[[1, 1, 1, 0.3]]])
+    )
+    one = Places(found=np.array([[[True, True, False, True]]]), xy=np.zeros((1, 1, 4, 2)))
+    other = Places(found=np.array([[[True, False, False, True]]]), xy=np.full((1, 1, 4, 2), 0.03))
+    np.testing.assert_allclose(distance_apart(one, other, truth), [0.03 * 2**0.5 + CUT_OFF_M])
+    np.testing.assert_allclose(distance_apart(one, one, truth), [0])
