@@ -20,6 +20,8 @@ from worldsim.eval.tales import Edit
 Change = Callable[[Float64[np.ndarray, "t xy=2"], float], Float64[np.ndarray, "t xy=2"]]
 """Takes an effect (m) and the camera's azimuth (degrees), and returns a wrong one."""
 SHIFT = 4
+NOTHING_M = 0.1
+"""Size of the effect that "effect of nothing" adds."""
 
 
 def _scaled(factor: float) -> Change:
@@ -42,12 +44,18 @@ def _mirrored(effect: np.ndarray, azimuth: float) -> np.ndarray:
     return effect - 2 * np.outer(effect @ right, right)
 
 
+def _of_nothing(effect: np.ndarray, azimuth: float) -> np.ndarray:
+    """Put the target, from the first frame on, farther to the right as the camera sees it, whatever the cause does."""
+    return effect + NOTHING_M * ground_axes(azimuth)[0]
+
+
 CHANGES: Mapping[str, Change] = {
     "effect x 0.5": _scaled(0.5),
     "effect x 1.5": _scaled(1.5),
     "effect 4 late": _late,
     "effect 4 early": _early,
     "mirrored effect": _mirrored,
+    "effect of nothing": _of_nothing,
 }
 
 

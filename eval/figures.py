@@ -21,12 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-_TEXT, _RULE = "#010101", "#010102"
-_COLOURS = {"dream": "#010103", "copy_last": "#010104", "action": "#010105"}
+DARK = -0.3
+"""Cells of a heat map below this are so red that they are written upon in white."""
+TEXT, RULE = "#010101", "#010102"
+COLOURS = {"dream": "#010103", "copy_last": "#010104", "action": "#010105"}
 _CSS = {
-    _TEXT: "currentColor",
-    _RULE: "var(--rule)",
-    **{stand_in: f"var(--{name.replace('_', '-')})" for name, stand_in in _COLOURS.items()},
+    TEXT: "currentColor",
+    RULE: "var(--rule)",
+    **{stand_in: f"var(--{name.replace('_', '-')})" for name, stand_in in COLOURS.items()},
 }
 
 
@@ -89,20 +91,20 @@ def error_curves(
         axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
         seconds = np.arange(1, len(actions) + 1) / frame_rate_hz
         for key, curve in curves.items():
-            axes[0].plot(seconds, curve, color=_COLOURS[key], linewidth=1.6)
+            axes[0].plot(seconds, curve, color=COLOURS[key], linewidth=1.6)
         axes[0].set_ylim(0, None)
         axes[0].set_ylabel("error")
-        axes[0].grid(color=_RULE, linewidth=0.6)
+        axes[0].grid(color=RULE, linewidth=0.6)
         if used:
             _lanes(axes[1], actions[:, used], [action_names[index] for index in used], frame_rate_hz)
         axes[-1].set_xlabel("seconds dreamt")
         axes[-1].set_xlim(0, len(actions) / frame_rate_hz)
         for ax in axes:
-            _plain(ax)
+            plain(ax)
         figure.subplots_adjust(left=0.25, right=0.985, top=0.97, bottom=0.5 / figure.get_figheight(), hspace=0.1)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), name)
+    return for_page(buffer.getvalue(), name)
 
 
 def heat_map(
@@ -124,7 +126,8 @@ def heat_map(
         for x, cell in enumerate(row):
             text = "" if cell is None else f"{cell:.2f}"
             weight = "bold" if marks[y][x] == "" else "normal"
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, weight=weight)
+            ink = "white" if cell is not None and cell < DARK else "black"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, weight=weight, color=ink)
             if marks[y][x] == "target":
                 axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, linewidth=1.3))
     axes.set_xticks(range(len(columns)), columns, fontsize=9)
@@ -142,23 +145,23 @@ def _lanes(ax: Axes, actions: np.ndarray, names: Sequence[str], frame_rate_hz: f
     """Draw one lane per action: how hard it is used, up for positive and down for negative."""
     edges = np.arange(len(actions) + 1) / frame_rate_hz
     for lane, column in enumerate(actions.T):
-        ax.stairs(-lane + 0.45 * column, edges, baseline=-lane, fill=True, color=_COLOURS["action"])
+        ax.stairs(-lane + 0.45 * column, edges, baseline=-lane, fill=True, color=COLOURS["action"])
     ax.set_yticks([-lane for lane in range(len(names))], [name.replace("_", " ") for name in names])
     ax.set_ylim(-len(names) + 0.45, 0.55)
 
 
-def _plain(ax: Axes) -> None:
+def plain(ax: Axes) -> None:
     """Take away box and ticks, and paint what is left in the page's colours."""
     ax.patch.set_visible(False)
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_RULE)
-    ax.tick_params(length=0, labelcolor=_TEXT)
+        spine.set_color(RULE)
+    ax.tick_params(length=0, labelcolor=TEXT)
     for text in (ax.xaxis.label, ax.yaxis.label):
-        text.set_color(_TEXT)
+        text.set_color(TEXT)
 
 
-def _for_page(svg: str, name: str) -> str:
+def for_page(svg: str, name: str) -> str:
     """Return only the svg element, scalable, with ids of its own and the page's colours and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -19,10 +19,14 @@ SCENES = {"smoke": 8, "standard": 64, "full": 512}
 """Scenes of every family by tier."""
 
 
-def chosen(codes: Sequence[str] | None, tier: str) -> list[Family]:
-    """Return the families called ``codes``, or those of the tier; UsageError for unknown ones."""
+def chosen(codes: Sequence[str] | str | None, tier: str) -> list[Family]:
+    """Return the families called ``codes`` (a list, or one string with commas), or those of the tier.
+
+    UsageError for unknown ones.
+    """
     if tier not in SCENES:
         raise UsageError("tier", got=repr(tier), allowed=", ".join(SCENES), fix=suggestion(tier, tuple(SCENES)))
+    codes = codes.split(",") if isinstance(codes, str) else codes
     wanted = codes or (SMOKE if tier == "smoke" else tuple(FAMILIES))
     for code in wanted:
         if code not in FAMILIES:

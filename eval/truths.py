@@ -10,8 +10,9 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import joblib
@@ -20,8 +21,11 @@ from worldsim.envs.workers import in_processes
 from worldsim.errors import UsageError
 from worldsim.eval.families import PROTOCOL, Family, Scene
 from worldsim.eval.registry import FAMILIES
+from worldsim.eval.sources import what_runs
 from worldsim.eval.trials import make_arena
 from worldsim.spec import WorldSpec
+
+_T = TypeVar("_T")
 
 
 @functools.cache
@@ -35,8 +39,55 @@ def code_hash() -> str:
     sources += sorted((root.parent / "envs").resolve().glob("*.py"))
     for source in sources:
         if source.is_file():
-            digest.update(source.read_bytes())
+            digest.update(what_runs(source.read_bytes()))
     return digest.hexdigest()[:16]
+
+
+class Keeper:
+    """Things that are made one by one from their index, in a folder whose files say what they were made by."""
+
+    def __init__(self, folder: Path, made_by: Mapping[str, Any], workers: int) -> None:
+        self.folder, self.made_by, self.workers = folder, dict(made_by), workers
+
+    def first(self, name: str, count: int, make: Callable[[range], list[_T]]) -> list[_T]:
+        """Return the first ``count`` things of a name, as they were kept or made now, in processes that share them.
+
+        ``make`` (indices) goes to the processes, so it must be picklable. UsageError if the file is damaged or made by
+        something else.
+        """
+        path = self.folder / f"{name}.joblib"
+        known = self._kept(path) if path.is_file() else []
+        if len(known) < count:
+            known += self._made(range(len(known), count), make)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            joblib.dump({"made_by": self.made_by, "scenes": known}, temporary, compress=1)
+            temporary.replace(path)
+        return known[:count]
+
+    def _kept(self, path: Path) -> list[Any]:
+        fix = f"remove {path}, or give another folder for the truth"
+        try:
+            data = joblib.load(path)
+            made_by, scenes = data["made_by"], data["scenes"]
+        except Exception as error:
+            got = f"a damaged file ({type(error).__name__})"
+            raise UsageError("truth", got=got, allowed="scenes kept by this command", fix=fix) from error
+        if made_by != self.made_by:
+            raise UsageError("truth", got=f"scenes made by {made_by}", allowed=f"{self.made_by}", fix=fix)
+        return scenes
+
+    def _made(self, indices: range, make: Callable[[range], list[_T]]) -> list[_T]:
+        size = max(1, -(-len(indices) // (4 * self.workers)))
+        chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
+        tasks = [joblib.delayed(make)(chunk) for chunk in chunks]
+        return [one for chunk in in_processes(tasks, min(self.workers, len(chunks))) for one in chunk]
+
+
+def makers(spec: WorldSpec, code: str) -> dict[str, Any]:
+    """Return what scenes of a world are made by, when ``code`` is the hash of the sources that make them."""
+    world = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+    return {"protocol": PROTOCOL, "code": code, "frames": list(spec.frame_shape), "world": world}
 
 
 class Truths:
@@ -50,37 +101,9 @@ class Truths:
 
         UsageError if the folder's file is damaged or of another protocol, world or version of the code.
         """
-        path = self.folder / f"{family.code}-{self.split}.joblib"
-        known = self._kept(path) if path.is_file() else []
-        if len(known) < count:
-            known += self._play(family, range(len(known), count))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            joblib.dump({"made_by": self._made_by(), "scenes": known}, temporary, compress=1)
-            temporary.replace(path)
-        return known[:count]
-
-    def _made_by(self) -> dict[str, Any]:
-        world = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-        return {"protocol": PROTOCOL, "code": code_hash(), "frames": list(self.spec.frame_shape), "world": world}
-
-    def _kept(self, path: Path) -> list[Scene]:
-        fix = f"remove {path}, or give another folder for the truth"
-        try:
-            data = joblib.load(path)
-            made_by, scenes = data["made_by"], data["scenes"]
-        except Exception as error:
-            got = f"a damaged file ({type(error).__name__})"
-            raise UsageError("truth", got=got, allowed="scenes kept by this command", fix=fix) from error
-        if made_by != self._made_by():
-            raise UsageError("truth", got=f"scenes made by {made_by}", allowed=f"{self._made_by()}", fix=fix)
-        return scenes
-
-    def _play(self, family: Family, indices: range) -> list[Scene]:
-        size = max(1, -(-len(indices) // (4 * self.workers)))
-        chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
-        tasks = [joblib.delayed(_play)(self.spec, family.code, self.split, chunk) for chunk in chunks]
-        return [scene for chunk in in_processes(tasks, min(self.workers, len(chunks))) for scene in chunk]
+        keeper = Keeper(self.folder, makers(self.spec, code_hash()), self.workers)
+        play = functools.partial(_play, self.spec, family.code, self.split)
+        return keeper.first(f"{family.code}-{self.split}", count, play)
 
 
 def _play(spec: WorldSpec, code: str, split: str, indices: range) -> list[Scene]:
