@@ -157,7 +157,7 @@ class Decoder:
                 allowed=f"{FRAME_SIZE} x {FRAME_SIZE} pixels",
                 fix="read frames of another size by colour: worldsim.eval.places.read_places",
             )
-        flat = torch.from_numpy(np.ascontiguousarray(frames.reshape(-1, *frames.shape[-3:])))
+        flat = torch.from_numpy(np.require(frames.reshape(-1, *frames.shape[-3:]), requirements=["C", "W"]))
         chunks = [levels(chunk) for chunk in flat.split(_CHUNK)]
         parts = [[network(chunk) for chunk in chunks] for network in self.networks]
         return [Readings(*(torch.cat(column) for column in zip(*part, strict=True))) for part in parts]

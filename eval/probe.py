@@ -7,6 +7,7 @@ film strips chosen by rule.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,25 @@ import numpy as np
 from tqdm import tqdm
 
 from worldsim.errors import UsageError
-from worldsim.eval.families import PROTOCOL, SPLITS, Family
-from worldsim.eval.lab import MODEL, PROBE_SEED, READERS, Lab, Rows, score_rows, world_of
+from worldsim.eval.expectation_probe import NETWORKS, PREFIX, QUADRUPLETS, Study, chosen_concepts, expectation
+from worldsim.eval.families import PROTOCOL, SPLITS, Family, Scores
+from worldsim.eval.lab import PROBE_SEED, Lab, world_of
+from worldsim.eval.ledger import enter
 from worldsim.eval.parts import Parts, weights_hash
+from worldsim.eval.permanence_memory import memory
 from worldsim.eval.predictors import Predictor, load_predictor
+from worldsim.eval.probe_page import page
 from worldsim.eval.probe_report import markdown
 from worldsim.eval.probe_strips import frames_by_rule, save_strips
 from worldsim.eval.probe_tables import Measured, family_table
+from worldsim.eval.reading import MAIN, read_all_ways
+from worldsim.eval.references import References
 from worldsim.eval.registry import SCENES, chosen
+from worldsim.eval.rows import MODEL
+from worldsim.eval.selftest_record import record
 from worldsim.eval.truths import Truths, code_hash
 from worldsim.provenance import provenance, write_json
+from worldsim.storage import write_atomically
 from worldsim.world_model import WorldModel
 
 
@@ -35,7 +45,7 @@ def probe(
     predictor: str | os.PathLike[str] = "arena-small",
     out: str | os.PathLike[str] = "runs/probe",
     tier: str = "smoke",
-    family: Sequence[str] | None = None,
+    family: Sequence[str] | str | None = None,
     *,
     split: str = "dev",
     truth: str | os.PathLike[str] = "runs/probe-truth",
@@ -48,7 +58,8 @@ def probe(
         out: folder for ``results.json``, ``report.md``, ``scenes.npz`` and ``strip_*.png``; files of
             these names are replaced.
         tier: how many scenes of each family: smoke 8 (of some families), standard 64, full 512.
-        family: which families of scenes; None for those of the tier.
+        family: which families of scenes, separated by commas; None for those of the tier. Concepts of the violation of
+            expectation are called P8-persistence and so on.
         split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
         workers: processes for the true world; None for one per core.
@@ -61,38 +72,61 @@ def probe(
 
     """
     started = time.perf_counter()
-    families = chosen(family, tier)
+    families, concepts = _chosen(family, tier)
     if split not in SPLITS:
         raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
     asked = load_predictor(str(predictor))
-    spec = world_of(asked)
     origin = provenance(seed=PROBE_SEED)
     key = {"predictor": _fingerprint(asked, str(predictor)), "tier": tier, "split": split, "scenes": code_hash()}
     parts = Parts(Path(out), {**key, "code": [origin["commit"], origin["dirty"], origin["versions"]]})
     count = workers or joblib.cpu_count()
-    truths = Truths(Path(truth), spec, split, count)
-    tables: dict[str, Any] = {}
-    columns: dict[str, np.ndarray] = {}
+    run = _Run(
+        predictor=str(predictor), tier=tier, out=Path(out), parts=parts,
+        truths=Truths(Path(truth), world_of(asked), split, count),
+    )  # fmt: skip
     with tqdm(total=3 * len(families), desc="probe", unit="part") as bar:
-        for one in families:
-            bar.set_postfix_str(one.code)
-            lab = Lab(predictor=str(predictor), spec=spec, workers=count, samples=one.samples if tier != "smoke" else 1)
-            tables[one.code], scored = _measure(lab, one, SCENES[tier], truths, parts, Path(out), bar)
-            columns |= {f"{one.code}/{row}/{name}": column for row, name, column in scored}
+        scored = {one.code: run.measure(one, bar) for one in families}
+        bar.set_postfix_str("expectation" if concepts else "")
+        expected = run.expectation(concepts, bar)
+    measured = {code: one for code, (one, _) in scored.items()}
     results = {
         "command": "probe", "predictor": str(predictor), "protocol": PROTOCOL, "scenes_hash": code_hash(),
-        "weights": key["predictor"], "tier": tier, "split": split, **origin, "families": tables,
-        "seconds": round(time.perf_counter() - started, 1),
+        "weights": key["predictor"], "tier": tier, "split": split, **origin,
+        "families": {one.code: family_table(one, measured[one.code]) | {"strips": scored[one.code][1]} for one in families},
+        "memory": memory({code: one.scores for code, one in measured.items()}), "expectation": expected,
+        "selftest": {"families": record()}, "earlier_test_evaluations": 0, "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
-    _save_columns(Path(out) / "scenes.npz", columns)
-    write_json(Path(out) / "results.json", results)
-    (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
+    if split == "test":
+        results["earlier_test_evaluations"] = enter(Path(truth), results)
+    _write(Path(out), results, measured)
     parts.clear()
     return results
 
 
-def _save_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+def _write(out: Path, results: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
+    """Write the numbers and the reports; of the strips, which are there already, the page takes copies."""
+    _save_columns(out / "scenes.npz", measured)
+    write_json(out / "results.json", results)
+    write_atomically(out / "report.md", markdown(results).encode())
+    write_atomically(out / "report.html", page(results, out).encode())
+
+
+def _chosen(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], tuple[str, ...]]:
+    """Return the families and the concepts of expectation that are called by ``codes``, or those of the tier."""
+    wanted = codes.split(",") if isinstance(codes, str) else codes
+    concepts = chosen_concepts(wanted, tier)
+    scenes = wanted and [code for code in wanted if not code.startswith(PREFIX)]
+    return [] if concepts and scenes == [] else chosen(scenes, tier), concepts
+
+
+def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
     """Write every row's per-scene columns, named family/row/column, for whoever wants to reckon otherwise."""
+    columns = {
+        f"{code}/{row}/{name}": column
+        for code, one in measured.items()
+        for row, scores in one.scores.items()
+        for name, column in scores.columns.items()
+    }
     temporary = path.with_name(f".{path.name}.tmp.npz")
     np.savez_compressed(temporary, allow_pickle=False, **columns)
     temporary.replace(path)
@@ -103,25 +137,46 @@ def _fingerprint(predictor: Predictor, name: str) -> str:
     return weights_hash(predictor) if isinstance(predictor, WorldModel) else name
 
 
-def _measure(
-    lab: Lab, family: Family, count: int, truths: Truths, parts: Parts, out: Path, bar: tqdm[Any]
-) -> tuple[dict[str, Any], list[tuple[str, str, np.ndarray]]]:
-    """Return the table of a family and every row's columns, and save its strips."""
-    scenes = truths.scenes(family, min(count, family.most_scenes or count))
-    bar.update()
-    made: Rows = {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What all parts of a run of probes share."""
 
-    def measure() -> tuple[Measured, dict[str, Any]]:
-        made.update(lab.rows(family, scenes))
+    predictor: str
+    tier: str
+    out: Path
+    truths: Truths
+    parts: Parts
+
+    def measure(self, family: Family, bar: tqdm[Any]) -> tuple[Measured, dict[str, str]]:
+        """Return the scores of a family's rows and the file names of its strips, which are saved."""
+        bar.set_postfix_str(family.code)
+        truths, count = self.truths, SCENES[self.tier]
+        scenes = truths.scenes(family, min(count, family.most_scenes or count))
         bar.update()
-        scored = {name: score_rows(family, scenes, made, name, lab.workers) for name in READERS}
-        measured = Measured(family=family.code, by_reader=scored)
-        return measured, frames_by_rule(measured.scores[MODEL], made)
+        shared = {"spec": truths.spec, "workers": truths.workers}
+        references = References(folder=truths.folder, split=truths.split, **shared)
+        beside = references.scores(family, scenes)
+        bar.update()
+        lab = Lab(predictor=self.predictor, samples=family.samples if self.tier != "smoke" else 1, **shared)
 
-    measured, shown = parts.get(f"{family.code}_scores", measure)
-    bar.update(1 if made else 2)
-    strips = save_strips(out, family, scenes, measured.scores[MODEL], shown)
-    columns = [
-        (row, name, column) for row, scores in measured.scores.items() for name, column in scores.columns.items()
-    ]
-    return {**family_table(family, measured), "strips": strips}, columns
+        fresh = references.of_untrained(family, scenes, lab.untrained)
+
+        def ask_and_read() -> tuple[dict[str, dict[str, Scores]], dict[str, Any]]:
+            asked = lab.rows(scenes)
+            own = read_all_ways(family, scenes, asked, lab.workers)
+            return own, frames_by_rule({**beside[MAIN], **own[MAIN]}, scenes, asked, lab.spec)
+
+        own, shown = self.parts.get(f"{family.code}_scores", ask_and_read)
+        bar.update()
+        measured = Measured(
+            family=family.code, by_reader={name: {**beside[name], **fresh.get(name, {}), **own[name]} for name in own}
+        )
+        return measured, save_strips(self.out, family, scenes, measured.scores[MODEL], shown)
+
+    def expectation(self, concepts: tuple[str, ...], bar: tqdm[Any]) -> dict[str, Any] | None:
+        """Return what the predictor is surprised by."""
+        study = Study(
+            concepts=concepts, quadruplets=QUADRUPLETS[self.tier], networks=NETWORKS[self.tier], split=self.truths.split,
+            truth=self.truths.folder, parts=self.parts, workers=self.truths.workers,
+        )  # fmt: skip
+        return expectation(self.predictor, self.truths.spec, study, bar)

@@ -1,7 +1,8 @@
 """From scores to a probe's table: measures with intervals, skill, what may be claimed. Measures and draws nothing.
 
-A number is claimed only if all rows are there, the probe is not void, the gate is passed, and the conclusion is the same
-by every read-out. Everything else prints as what it is: void, gated, or dependent on the read-out.
+A number is claimed only if all rows are there, the probe has passed its self-test on this code and is not void, the gate
+is passed, and the conclusion is the same by every read-out. Everything else prints as what it is: not tested, void, gated,
+or dependent on the read-out.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 
 from worldsim.errors import UsageError
 from worldsim.eval.families import Family, Scores
-from worldsim.eval.lab import LIMITED, MODEL, NOT_TRIVIAL, ORACLE, OTHERS, UNTRAINED
-from worldsim.eval.skill import Skill, measured, skill
-from worldsim.eval.statistics import Estimate
+from worldsim.eval.reading import APART, MAIN
+from worldsim.eval.rows import LIMITED, MODEL, NOT_TRIVIAL, ORACLE, OTHERS, UNTRAINED
+from worldsim.eval.selftest_record import objection
+from worldsim.eval.skill import LEAST_FLOORS, Skill, measured, skill
+from worldsim.eval.statistics import Estimate, estimate, quotient
 
 REQUIRED = (ORACLE, LIMITED, MODEL, OTHERS, UNTRAINED, "copy last", "mean frame")
-MAIN_READER = "colour"
 HORIZON_CM = 9.0
 """A body's radius: where physics begun from what can be read is farther off, places say nothing any more."""
 
@@ -34,7 +36,7 @@ class Measured:
     @property
     def scores(self) -> Mapping[str, Scores]:
         """Scores by row, by the main read-out."""
-        return self.by_reader[MAIN_READER]
+        return self.by_reader[MAIN]
 
 
 def family_table(family: Family, results: Measured) -> dict[str, Any]:
@@ -62,10 +64,12 @@ def family_table(family: Family, results: Measured) -> dict[str, Any]:
         "headline": family.headline,
         "references": list(family.references),
         "trivial": trivial,
-        "floor": table[ORACLE].floor,
+        "floors": {reader: scores[ORACLE].floor for reader, scores in results.by_reader.items()},
         "horizon": _horizon(table[LIMITED]),
         "gate": gate,
+        "objection": objection(family.code),
         "readers": agreement,
+        "futures": _futures(table),
         "rows": rows,
         "curves": {name: _curve(scores) for name, scores in table.items()},
     }
@@ -75,20 +79,33 @@ def family_table(family: Family, results: Measured) -> dict[str, Any]:
 def verdict(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outcome of a family's table in one fixed word and a sentence."""
     row = table["rows"][MODEL]
-    if table["headline"] is not None:
-        return _without_skill(table)
-    if row["skill"] is None:
+    if table["headline"] is None and row["skill"] is None:
         gap = row["gap_in_floors"]
         reason = "are as good as the truth" if gap is None else f"come within {gap:.1f} floors of the truth"
         sentence = f"void: trivial rows ({row['best_trivial']}) {reason}; nothing is claimed"
         return {"outcome": "void", "verdict": sentence}
+    if table["objection"] is not None:
+        return {"outcome": "not tested", "verdict": f"not tested: {table['objection']}"}
+    if table["headline"] is not None:
+        return _without_skill(table)
     value = row["skill"]
     number = f"skill {value['value']:.2f} [{_end(value['low'])}, {_end(value['high'])}]"
-    signs = {_sign(skill) for skill in table["readers"].values()}
-    if len(signs) > 1:
-        return {"outcome": "read-out dependent", "verdict": f"{number}, but another read-out says otherwise"}
-    outcome = {1: "better than trivial", -1: "worse than trivial", 0: "not told from trivial"}[signs.pop()]
+    doubtful = [reader for reader, other in table["readers"].items() if not _agree(value, other)]
+    if doubtful:
+        return {"outcome": "read-out dependent", "verdict": f"{number}, but not by the read-out {', '.join(doubtful)}"}
+    outcome = {1: "better than trivial", -1: "worse than trivial", 0: "not told from trivial"}[_sign(value)]
     return {"outcome": outcome, "verdict": f"{number}: {outcome} ({row['best_trivial']})"}
+
+
+def _agree(main: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    """Return whether what is said by the main read-out also holds by another: intervals overlap, and signs are the same."""
+    if other is None:  # by the other one, trivial rows are as good as the truth
+        return False
+    below = any(
+        a["high"] is not None and b["low"] is not None and a["high"] < b["low"]
+        for a, b in ((main, other), (other, main))
+    )
+    return not below and (_sign(main) == 0 or main["value"] * other["value"] > 0)
 
 
 def _without_skill(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,11 +153,30 @@ def _gate(family: Family, row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _agreement(family: Family, results: Measured, trivial: list[str]) -> dict[str, Any]:
-    """Return the model's skill by every read-out."""
+    """Return the model's skill by every read-out; whether a probe is void is for the main one, with its floor, to say."""
     by_reader: dict[str, Skill] = {
-        reader: skill(table, MODEL, family.error, trivial) for reader, table in results.by_reader.items()
+        reader: skill(table, MODEL, family.error, trivial, least_floors=LEAST_FLOORS if reader == MAIN else 0.0)
+        for reader, table in results.by_reader.items()
     }
     return {reader: None if value.value is None else value.value.to_json() for reader, value in by_reader.items()}
+
+
+def _futures(table: Mapping[str, Scores]) -> dict[str, Any] | None:
+    """Return how well the model's several futures of a scene are spread; None where one was asked for.
+
+    The fair energy score (Gneiting and Raftery 2007), mean |x_i - y| - mean |x_i - x_j| / 2, in the unit of the error,
+    and the futures' spread over that of physics begun from what can be read: 1 is ideal, less is too sure of itself.
+    """
+    model, limited = table[MODEL], table[LIMITED]
+    if APART not in model.columns or APART not in limited.columns:
+        return None
+    columns = np.stack([model.columns[name] for name in ("cost", APART, "scored")] + [limited.columns[APART]], axis=1)
+    return {
+        "energy_score": _json(
+            estimate(columns, lambda means: 100 * (means[..., 0] - means[..., 1] / 2) / means[..., 2])
+        ),
+        "spread_ratio": _json(estimate(columns, lambda means: quotient(means[..., [1, 3]]))),
+    }
 
 
 def _horizon(limited: Scores) -> int | None:

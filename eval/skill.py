@@ -52,10 +52,19 @@ def measured(scores: Scores, measure: Measure) -> Estimate | None:
         return None
 
 
-def skill(table: Mapping[str, Scores], row: str, error: Measure, trivial: Sequence[str], one: str = "oracle") -> Skill:
+def skill(
+    table: Mapping[str, Scores],
+    row: str,
+    error: Measure,
+    trivial: Sequence[str],
+    *,
+    one: str = "oracle",
+    least_floors: float = LEAST_FLOORS,
+) -> Skill:
     """Return the skill of a row between the best of the ``trivial`` ones (0) and the row ``one`` (1).
 
-    A row of the first scenes only is compared with the others on those.
+    A row of the first scenes only is compared with the others on those. Void where the best trivial row is not worse
+    than the oracle by ``least_floors``.
     """
     count = len(table[row].frame_cost)
     names = (row, one, *trivial)
@@ -69,7 +78,7 @@ def skill(table: Mapping[str, Scores], row: str, error: Measure, trivial: Sequen
     best = int(np.argmin(at[2:]))
     floor = table["oracle"].floor
     gap = None if floor is None else float(at[2 + best] - at[1]) / floor
-    if (gap is not None and gap < LEAST_FLOORS) or at[2 + best] <= at[1]:
+    if (gap is not None and gap < least_floors) or at[2 + best] <= at[1]:
         return Skill(value=None, best_trivial=trivial[best], gap_in_floors=gap)
 
     def statistic(means: np.ndarray) -> np.ndarray:

@@ -23,10 +23,12 @@ def scenes_by_rule(error: Float64[np.ndarray, " n"]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shade:
-    """What a strip says of each of its columns: whether something is hidden in it, and a note below it."""
+    """What a strip says of each of its columns: whether something is hidden in it, a note below it, and what is read in it."""
 
     hidden: tuple[bool, ...]
     notes: tuple[str, ...]
+    marks: Mapping[str, Sequence[Float64[np.ndarray, "_ 2"]]] = dataclasses.field(default_factory=dict)
+    """Columns and rows, in pixels of a frame, that get a cross: by row of the strip, for each of its columns."""
 
 
 def film_strip(
@@ -58,13 +60,23 @@ def film_strip(
         pen.text((4, y + height // 2 - 8), label, fill=_INK, font=font)
         for column, frame in enumerate(frames[: len(times)]):
             picture = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, (_LABEL_WIDTH + column * (width + _GAP), y))
+            left = _LABEL_WIDTH + column * (width + _GAP)
+            sheet.paste(picture, (left, y))
+            for x, z in shade.marks[label][column] if shade and label in shade.marks else ():
+                _cross(pen, left + (x + 0.5) * scale, y + (z + 0.5) * scale)
     return sheet
+
+
+def _cross(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    """Draw a cross that is seen on any ground."""
+    for ink, width in ((_PAPER, 3), (_INK, 1)):
+        pen.line((x - 3, y, x + 3, y), fill=ink, width=width)
+        pen.line((x, y - 3, x, y + 3), fill=ink, width=width)
 
 
 def save_strip(path: str | os.PathLike[str], strip: Image.Image) -> Path:
     """Write a strip as PNG; parent folders are made."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(target, optimize=True)
+    strip.save(target, compress_level=6)
     return target

@@ -1,8 +1,7 @@
-"""Physics probes: scenes that hold their event, rows that show what they are named for, skill, and the whole report."""
+"""Physics probes: scenes that hold their event, rows that show what they are named for, and skill."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,15 +12,22 @@ import pytest
 from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS
 from worldsim.errors import UsageError
-from worldsim.eval import registry
 from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
-from worldsim.eval.lab import MODEL, OTHERS, Lab, arena_world
+from worldsim.eval.lab import Lab, arena_world
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.permanence_scores import ERROR
 from worldsim.eval.places import read_places
 from worldsim.eval.probe import probe
+from worldsim.eval.probe_tables import Measured, family_table
+from worldsim.eval.reading import MAIN, score_rows
+from worldsim.eval.references import References
 from worldsim.eval.rows import (
+    LIMITED,
+    MODEL,
+    ORACLE,
+    OTHERS,
+    UNTRAINED,
     climatology,
     constant_velocity,
     copy_last,
@@ -32,7 +38,6 @@ from worldsim.eval.rows import (
     read_motion,
 )
 from worldsim.eval.skill import measured, skill
-from worldsim.eval.tracking import CUT_OFF_M
 
 SCENES = 3
 BY_CODE = {family.code: family for family in PERMANENCE}
@@ -163,35 +168,25 @@ def test_skill_is_relative_to_the_best_straw_man_and_can_be_void():
     assert skill(table(5.0), "model", ERROR, trivial).void
 
 
-STRANGER = """
-import numpy as np
+def test_futures_that_differ_are_told_from_one_that_is_shown_twice(scenes: dict[str, list[Scene]], painter: Painter):
+    """An ensemble like that of the reference has its spread; the same future twice has none, and the plain error for a score."""
+    family, tales = BY_CODE["P1a"], [scene[0] for scene in scenes["P1a"]]
+    members = [perception_limited(tales, painter, member)[:, None] for member in range(2)]
+    truth, copied = films(scenes["P1a"]), copy_last(tales)[:, None]
+    trivial = {name: [copied] for name in (OTHERS, UNTRAINED, "copy last", "mean frame")}
 
-class Repeats:
-    def predict(self, context_frames, context_actions, actions, num_samples=1, seeds=None):
-        return np.tile(context_frames[:, None, None, -1], (1, num_samples, actions.shape[1], 1, 1, 1))
-"""
+    def futures(shown: list[np.ndarray]) -> tuple[dict, float]:
+        made = {ORACLE: [truth], LIMITED: members, MODEL: shown, **trivial}
+        table = family_table(
+            family, Measured(family="P1a", by_reader={MAIN: score_rows(family, scenes["P1a"], made, MAIN, 1)})
+        )
+        return table["futures"], table["rows"][MODEL]["error"]["value"]
 
-
-def test_anybodys_model_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A model of ten lines gets the whole report: every row, intervals, strips; copying scores as copying does."""
-    (tmp_path / "copying_model.py").write_text(STRANGER)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("copying_model", None)
-    monkeypatch.setitem(registry.SCENES, "smoke", SCENES)
-    out = tmp_path / "report"
-    results = probe("copying_model:Repeats", out, family=["P1d"], truth=tmp_path / "truth", workers=1)
-    rows = results["families"]["P1d"]["rows"]
-    assert rows["model"] == rows["copy last"]
-    assert set(rows) == {
-        "model", "oracle", "perception-limited oracle", "oracle without shadows", "copy last", "constant velocity",
-        "freeze", "deleted", "mean frame", "climatology", "model, others' actions", "untrained",
-    }  # fmt: skip
-    assert rows["oracle"]["measures"]["recall"]["value"] == 1.0
-    assert 0 < rows["model"]["error"]["value"] <= 100 * CUT_OFF_M
-    assert json.loads((out / "results.json").read_text())["families"].keys() == {"P1d"}
-    text = (out / "report.md").read_text()
-    assert "P1d" in text and all((out / name).is_file() for name in results["families"]["P1d"]["strips"].values())
-    assert not list(out.glob(".parts*"))
+    like, error = futures(members)
+    assert like["spread_ratio"]["value"] == pytest.approx(1.0) and 0 < like["energy_score"]["value"] < error
+    twice, error = futures([members[0], members[0]])
+    assert twice["spread_ratio"]["value"] == 0 and twice["energy_score"]["value"] == pytest.approx(error)
+    assert futures([members[0]])[0] is None
 
 
 SHOWS_ACTIONS = """
@@ -207,16 +202,20 @@ class Shows:
 def test_rows_are_asked_what_they_are_named_for(
     scenes: dict[str, list[Scene]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The model is told its own actions, its control those of other episodes; every scene has all rows."""
+    """The model is told its own actions, its control those of other episodes; controls see half the scenes, others all."""
     (tmp_path / "showing_model.py").write_text(SHOWS_ACTIONS)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("showing_model", None)
     lab = Lab(predictor="showing_model:Shows", spec=arena_world(), workers=1, samples=2)
-    rows = lab.rows(BY_CODE["P1h"], scenes["P1h"])
+    rows = lab.rows(scenes["P1h"])
+    references = References(folder=tmp_path, spec=arena_world(), split="dev", workers=1)
+    rows |= references.rows(BY_CODE["P1h"], scenes["P1h"]) | lab.untrained(scenes["P1h"])
     shades = np.stack([127 + 100 * scene[0].script.actions[:, :3] for scene in scenes["P1h"]]).astype(np.uint8)
     assert len(rows[MODEL]) == 2 and all(np.array_equal(row[:, 0, :, 0, 0], shades) for row in rows[MODEL])
-    assert all((rows[OTHERS][0][index, 0, :, 0, 0] != shades[index]).any() for index in range(SCENES))
-    assert all(row.shape == films(scenes["P1h"]).shape for made in rows.values() for row in made)
+    assert all((rows[OTHERS][0][index, 0, :, 0, 0] != shades[index]).any() for index in range(2))
+    for name, made in rows.items():
+        count = 2 if name in (OTHERS, UNTRAINED) else SCENES
+        assert all(row.shape == films(scenes["P1h"])[:count].shape for row in made), name
 
 
 @pytest.mark.parametrize(

@@ -123,11 +123,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_is_whole(wheel: zipfile.ZipFile) -> None:
-    """The wheel holds every module of the four packages, py.typed, templates, checkpoints and decoders, and nothing else."""
+    """The wheel holds every module of the four packages, py.typed, templates, checkpoints, decoders and records, and nothing else."""
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {f"{package.replace('.', '/')}/{path.name}" for path, package in SOURCES.items()} | {"worldsim/py.typed"}
-    for package, folder in (("worldsim", "checkpoints"), ("worldsim.eval", "templates"), ("worldsim.eval", "decoders")):
-        below = [path for path in (FOLDERS[package] / folder).rglob("*") if path.is_file()]
+    for package, pattern in (
+        ("worldsim", "checkpoints/**/*"),
+        ("worldsim.eval", "templates/*"),
+        ("worldsim.eval", "decoders/*"),
+        ("worldsim.eval", "*.json"),
+    ):
+        below = [path for path in FOLDERS[package].glob(pattern) if path.is_file()]
         expected |= {f"{package.replace('.', '/')}/{path.relative_to(FOLDERS[package])}" for path in below}
     assert packed == expected
 
