@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from worldsim.errors import UsageError
-from worldsim.eval.expectation_probe import NETWORKS, PREFIX, QUADRUPLETS, Study, chosen_concepts, expectation
+from worldsim.eval.expectation_probe import CODES, NETWORKS, PREFIX, QUADRUPLETS, Study, chosen_concepts, expectation
 from worldsim.eval.families import PROTOCOL, SPLITS, Family, Scores
 from worldsim.eval.lab import PROBE_SEED, Lab, world_of
 from worldsim.eval.ledger import enter
@@ -32,13 +32,16 @@ from worldsim.eval.probe_strips import frames_by_rule, save_strips
 from worldsim.eval.probe_tables import Measured, family_table
 from worldsim.eval.reading import MAIN, read_all_ways
 from worldsim.eval.references import References
-from worldsim.eval.registry import SCENES, chosen
+from worldsim.eval.registry import FAMILIES, SCENES, chosen
 from worldsim.eval.rows import MODEL
 from worldsim.eval.selftest_record import record
 from worldsim.eval.truths import Truths, code_hash
 from worldsim.provenance import provenance, write_json
 from worldsim.storage import write_atomically
 from worldsim.world_model import WorldModel
+
+ALL = "all"
+"""Calls every family and every concept."""
 
 
 def probe(
@@ -58,8 +61,8 @@ def probe(
         out: folder for ``results.json``, ``report.md``, ``scenes.npz`` and ``strip_*.png``; files of
             these names are replaced.
         tier: how many scenes of each family: smoke 8 (of some families), standard 64, full 512.
-        family: which families of scenes, separated by commas; None for those of the tier. Concepts of the violation of
-            expectation are called P8-persistence and so on.
+        family: which families of scenes, separated by commas; None for those of the tier, "all" for all of any tier.
+            Concepts of the violation of expectation are called P8-persistence and so on.
         split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
         workers: processes for the true world; None for one per core.
@@ -72,7 +75,7 @@ def probe(
 
     """
     started = time.perf_counter()
-    families, concepts = _chosen(family, tier)
+    families, concepts = called(family, tier)
     if split not in SPLITS:
         raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
     asked = load_predictor(str(predictor))
@@ -111,9 +114,11 @@ def _write(out: Path, results: Mapping[str, Any], measured: Mapping[str, Measure
     write_atomically(out / "report.html", page(results, out).encode())
 
 
-def _chosen(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], tuple[str, ...]]:
+def called(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], tuple[str, ...]]:
     """Return the families and the concepts of expectation that are called by ``codes``, or those of the tier."""
     wanted = codes.split(",") if isinstance(codes, str) else codes
+    if wanted == [ALL]:
+        wanted = [*FAMILIES, *CODES]
     concepts = chosen_concepts(wanted, tier)
     scenes = wanted and [code for code in wanted if not code.startswith(PREFIX)]
     return [] if concepts and scenes == [] else chosen(scenes, tier), concepts

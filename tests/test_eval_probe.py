@@ -12,16 +12,18 @@ import pytest
 from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS
 from worldsim.errors import UsageError
+from worldsim.eval.expectation_probe import CODES
 from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
 from worldsim.eval.lab import Lab, arena_world
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.permanence_scores import ERROR
 from worldsim.eval.places import read_places
-from worldsim.eval.probe import probe
+from worldsim.eval.probe import called, probe
 from worldsim.eval.probe_tables import Measured, family_table
 from worldsim.eval.reading import MAIN, score_rows
 from worldsim.eval.references import References
+from worldsim.eval.registry import FAMILIES
 from worldsim.eval.rows import (
     LIMITED,
     MODEL,
@@ -216,6 +218,15 @@ def test_rows_are_asked_what_they_are_named_for(
     for name, made in rows.items():
         count = 2 if name in (OTHERS, UNTRAINED) else SCENES
         assert all(row.shape == films(scenes["P1h"])[:count].shape for row in made), name
+
+
+def test_all_probes_are_called_by_one_word():
+    """ "all" calls what every code together calls, at the size of any tier; a code of each kind calls just these."""
+    every = called([*FAMILIES, *CODES], "smoke")
+    assert called("all", "smoke") == every and (len(every[0]), len(every[1])) == (28, len(CODES))
+    some = called("P1c,P8-solidity", "standard")
+    assert ([family.code for family in some[0]], some[1]) == (["P1c"], ("solidity",))
+    assert called("P8-solidity", "smoke") == ([], ("solidity",))
 
 
 @pytest.mark.parametrize(
