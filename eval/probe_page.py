@@ -23,7 +23,7 @@ from PIL import Image
 
 from worldsim.eval.figures import data_uri
 from worldsim.eval.probe_figures import cost_curves, evolution, recall_curves
-from worldsim.eval.probe_report import MEANING, expectation_rows, family_rows, half_life, markdown, notes
+from worldsim.eval.probe_report import MEANING, agreement, expectation_rows, family_rows, half_life, markdown, notes
 from worldsim.eval.quality_report import number
 from worldsim.eval.rows import LIMITED, MODEL
 from worldsim.eval.selftest import picture
@@ -82,6 +82,7 @@ def _family(code: str, table: Mapping[str, Any], folder: Path, columns: Mapping[
         "evolution": evolution(way, went, f"{code}-way")
         if way is not None and went is not None and way.any()
         else None,
+        "agreement": agreement(table),
         "notes": notes(table),
         "header": header,
         "rows": rows,

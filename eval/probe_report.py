@@ -44,13 +44,16 @@ def _trust(results: Mapping[str, Any]) -> str:
             for reader, floor in family["floors"].items()
             if floor is not None
         )
-        rows.append([code, held, ", ".join(floors) or "reads no places", _agreement(family)])
+        rows.append([code, held, ", ".join(floors) or "reads no places", agreement(family)])
     return "## Can these probes be trusted?\n\n" + table(
         ["probe", "self-test", "read-out floor", "skill by read-out"], rows
     )
 
 
-def _agreement(family: Mapping[str, Any]) -> str:
+def agreement(family: Mapping[str, Any]) -> str:
+    """Return the model's skill by read-out; nothing of a probe that is void by the main one, or has no skill by design."""
+    if family["rows"]["model"]["skill"] is None or family["headline"] is not None:
+        return "-"
     return ", ".join(f"{reader} {number(skill, 2)}" for reader, skill in family["readers"].items())
 
 
