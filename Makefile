@@ -32,10 +32,10 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

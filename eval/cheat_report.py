@@ -22,7 +22,32 @@ FOLDER = Path("docs/results/cheats")
 """Where the committed report is, from the top of the repository."""
 ASKED = ("P1c", "P1d", "P1g", "P2b", "P3-I1", "P3-I8", "P6-orbit", "P6-right")
 CHEATS = ("Paste", "Blur", "ActionBlind", "NearestClip", "Puppeteer")
-SAYS: Mapping[str, str] = {}
+SAYS: Mapping[str, str] = {
+    "Paste": (
+        "hides bodies and pastes them back where they were last seen. Its world stands still: of the way behind the post it goes"
+        " {P1c/went on}, recall {P1c/recall} in P1c and {P1d/recall} in P1d. Where nothing comes back (P1g) or nothing has an"
+        " effect (P3-I8) it is right, and so not caught."
+    ),
+    "Blur": (
+        "shows the last frame ever less sharply. What cannot be read is missed ({P1c/missed} of the bodies in P1c), which costs the"
+        " cut-off; bodies that vanish in one film of a pair are effects of nothing ({P3-I8/effect of no cause} cm, of the truth"
+        " {P3-I8/effect of no cause/oracle})."
+    ),
+    "ActionBlind": (
+        "lets bodies slide on and heeds no action: its films of a pair are one film, P6 finds no control at all, an effect slope of"
+        " {P3-I1/effect slope}, a camera that stands still (obedience {P2b/obedience gain}), and, since its curtain never rises, targets"
+        " shown in {P1g/shown while hidden} of their hidden frames."
+    ),
+    "NearestClip": (
+        "plays what followed the most similar moment of 3,000 recorded episodes. Frames are perfect and bodies are elsewhere:"
+        " recall {P1c/recall}, no control (P6), and effects of {P3-I8/effect of no cause} cm where nothing was changed."
+    ),
+    "Puppeteer": (
+        "moves curtain, camera and bodies over a still picture, by hand. P1d recalls {P1d/recall}, since a body that brakes can be seen to; it"
+        " fails where something happens behind the curtain (P1c, recall {P1c/recall}) and where something is pushed (effect slope"
+        " {P3-I1/effect slope}). That it does turn the camera is true, and P6-orbit says so."
+    ),
+}
 """What is said of each; ``{P1d/recall}`` is a measure of its row, ``{P1d/recall/oracle}`` of the truth's, and
 ``{P1d/skill}`` its skill."""
 

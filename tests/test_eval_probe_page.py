@@ -36,7 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         sys.modules.pop("copying_model", None)
-        patch.setitem(registry.SCENES, "smoke", 3)
+        patch.setitem(registry.SCENES, "smoke", 2)
         out = folder / "report"
         families = "P1d,P3-I8,P6-right"
         yield probe("copying_model:Repeats", out, family=families, truth=folder / "truth", workers=1), out
