@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = next((word for word in words if not word.startswith("-")), "")
     name = first if first in COMMANDS else None
     debug = "--debug" in words
+    here = str(Path.cwd())
+    if here not in sys.path:  # as with python -m: a user's own environments and predictors lie where they work
+        sys.path.append(here)
     try:
         function = None if name is None else _function(COMMANDS[name].target)
         options = _parse(words, name, function)
