@@ -40,6 +40,7 @@ class Drift(Family):
     title: str
     driven: bool
     steps: int = STEPS
+    headline: str | None = None
     most_scenes: int | None = 32
     claim: ClassVar[str] = "long-range consistency"
     error = ERROR
@@ -122,6 +123,6 @@ def _flicker(film: np.ndarray, true: np.ndarray) -> tuple[Float64[np.ndarray, " 
 
 
 DRIFT: tuple[Drift, ...] = (
-    Drift(code="P5a", title="nothing is done and nothing moves", driven=False),
+    Drift(code="P5a", title="nothing is done and nothing moves", driven=False, headline="still whole"),
     Drift(code="P5b", title="actions go on as in a recording", driven=True),
 )

@@ -43,6 +43,7 @@ class Permanence(Family):
     returns: bool = True
     """Whether the targets are seen again."""
     references: tuple[str, ...] = ()
+    headline: str | None = None
     samples: int = 1
     claim: ClassVar[str] = "object permanence"
     error = ERROR
@@ -151,7 +152,11 @@ PERMANENCE: tuple[Permanence, ...] = (
         references=("constant velocity", "freeze"),
     ),
     Permanence(
-        code="P1g", title="comes to rest behind the curtain, which stays", draw=draws.stopping(40), returns=False
+        code="P1g",
+        title="comes to rest behind the curtain, which stays",
+        draw=draws.stopping(40),
+        returns=False,
+        headline="shown while hidden",  # who deletes what was hidden is right
     ),
     Permanence(
         code="P1h",

@@ -204,8 +204,8 @@ def covered(steps: int) -> Draw:
 
     def draw(rng: np.random.Generator, seed: int) -> Script | None:
         view = _View.draw(rng)
-        forward = CURTAIN_FORWARD + rng.uniform(0.11, 0.18, size=3)
-        rights = np.array([-0.25, 0.0, 0.25]) + rng.uniform(-0.02, 0.02, size=3)
+        forward = CURTAIN_FORWARD + rng.uniform(0.11, 0.24, size=3)
+        rights = np.array([-0.32, -0.11, 0.1]) + np.sort(rng.uniform(0, 0.22, size=3))  # far enough apart, and no habit
         bodies = [_rester(view, float(r), float(f)) for r, f in zip(rights, forward, strict=True)]
         curtain = _curtain(view, 0.0, 0.42)
         if curtain is None:

@@ -114,7 +114,10 @@ def _without_skill(table: Mapping[str, Any]) -> dict[str, Any]:
     model, truth = (table["rows"][row]["measures"][name] for row in (MODEL, ORACLE))
     if model is None or truth is None:
         return {"outcome": "void", "verdict": f"void: {name} is not defined"}
-    worse = model["low"] is not None and truth["high"] is not None and model["low"] > truth["high"]
+    ends = [one["low"] is not None and one["high"] is not None for one in (model, truth)]
+    told = all(ends) and (model["low"] > truth["high"] or model["high"] < truth["low"])
+    perfect = table["measures"][name]["perfect"]
+    worse = told and abs(model["value"] - perfect) > abs(truth["value"] - perfect)
     unit = table["measures"][name]["unit"]
     numbers = f"{name} {model['value']:.2f} {unit} [{_end(model['low'])}, {_end(model['high'])}], of the truth {truth['value']:.2f}"
     return {"outcome": "worse than the truth" if worse else "not told from the truth", "verdict": numbers}

@@ -184,3 +184,19 @@ def test_outcomes_are_fixed_words():
     assert verdict(table(open_ended, {"colour": open_ended}))["outcome"] == "not told from trivial"
     assert verdict(table(better, {"colour": better, "decoder": worse}))["outcome"] == "read-out dependent"
     assert verdict(table(None, {"colour": None}))["outcome"] == "void"
+
+
+@pytest.mark.parametrize(("perfect", "better", "worse"), [(0.0, 0.1, 0.9), (1.0, 0.9, 0.1)])
+def test_a_family_without_skill_compares_with_the_truth(perfect: float, better: float, worse: float):
+    """Its headline is worse where intervals are apart and the model's is farther from perfect, whichever way that lies."""
+
+    def outcome(model: float, truth: float) -> str:
+        rows = {
+            name: {"measures": {"whole": {"value": value, "low": value - 0.05, "high": value + 0.05}}}
+            for name, value in (("model", model), ("oracle", truth))
+        }
+        table = {"rows": rows, "headline": "whole", "objection": None, "readers": {}}
+        return verdict({**table, "measures": {"whole": {"unit": "", "perfect": perfect}}})["outcome"]
+
+    assert outcome(worse, better) == "worse than the truth"
+    assert outcome(better, worse) == outcome(better, better) == "not told from the truth"
