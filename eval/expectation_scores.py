@@ -17,6 +17,8 @@ from worldsim.eval.statistics import Estimate, Statistic, estimate
 
 SATURATED = 0.99
 """From this AUC on d' is the headline."""
+LEAST_NETWORKS = 3
+"""Untrained networks that a claim needs beside the model."""
 LEAST_TRAINED_SHARE = 0.5
 """A concept is not claimed unless so much of what is right above chance is due to training."""
 MOST_D_PRIME = 100.0
@@ -111,7 +113,8 @@ def rate(rows: Mapping[str, Surprises]) -> dict[str, Any]:
     """Return all numbers of all rows, and what may be claimed. JSON-able.
 
     A concept is claimed where the model is right about more than half of the quadruplets and about more of them than the
-    untrained networks (both intervals above), and at least `LEAST_TRAINED_SHARE` of that was learnt. The share is reported
+    untrained networks (both intervals above), of which there are `LEAST_NETWORKS` or more (one may be always wrong by chance, and
+    flatter the model), and at least `LEAST_TRAINED_SHARE` of that was learnt. The share is reported
     of the AUC too, but not judged by it: over clips of many scenes it is ruled by how hard each scene is.
     """
     model, untrained = rows["model"].total, rows["untrained"].total
@@ -133,7 +136,7 @@ def rate(rows: Mapping[str, Surprises]) -> dict[str, Any]:
         for name, make in (("accuracy", accuracy), ("auc", auc))
     }
     learnt = shares["trained_share_of_accuracy"]
-    learnt_enough = learnt is not None and learnt.value >= LEAST_TRAINED_SHARE
+    learnt_enough = learnt is not None and learnt.value >= LEAST_TRAINED_SHARE and len(untrained) >= LEAST_NETWORKS
     return {
         "quadruplets": count,
         "rows": numbers,

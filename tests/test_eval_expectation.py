@@ -136,7 +136,7 @@ def test_wrong_actions_begin_where_frames_part(quads: Quads, code: str) -> None:
 @pytest.mark.parametrize("code", list(CONCEPTS))
 def test_who_knows_what_follows_is_always_right(quads: Quads, code: str) -> None:
     """The truth is surprised by every impossible clip and by no possible one, so that d' is the headline."""
-    table = expectation_table(Oracle(quads[code]), {code: quads[code]}, [Constant(), Constant(2.0)])[code]
+    table = expectation_table(Oracle(quads[code]), {code: quads[code]}, [Constant()] * 3)[code]
     row = table["rows"]["model"]
     assert row["accuracy"]["value"] == row["accuracy_of_maximum"]["value"] == row["auc"]["value"] == 1.0
     assert row["relative_surprise"]["value"] == 1.0 and row["d_prime"]["value"] > 2
@@ -166,6 +166,7 @@ def test_what_is_there_without_training_is_not_claimed(quads: Quads) -> None:
     assert not entry["claimed"]
     half = expectation_table(oracle, {"launch": quads["launch"]}, [oracle, Constant()])["launch"]
     assert half["trained_share_of_accuracy"]["value"] == 0.5 and half["rows"]["untrained"]["accuracy"]["value"] == 0.75
+    assert not expectation_table(oracle, {"launch": quads["launch"]}, [Constant()] * 2)["launch"]["claimed"], "too few"
 
 
 def test_a_legal_recolouring_is_a_control(quads: Quads) -> None:
