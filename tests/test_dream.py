@@ -60,7 +60,7 @@ WORLD = WorldSpec(
 def model_of(spec: WorldSpec = WORLD, *, ends: bool = False) -> WorldModel:
     """Return an untrained model that ends about every other step if it ``ends``, and never otherwise."""
     model = untrained(spec)
-    last = model.denoiser.network.readout[-1]
+    last = model.denoiser.network.readout.out
     assert isinstance(last, torch.nn.Linear)
     last.bias.data[1] = -20.0
     if ends:

@@ -63,7 +63,7 @@ def make_clip(batch: int = 2, steps: int = 6, seed: int = 0) -> Clip:
     )
 
 
-def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_share: float = 0.0, **loss: float):
+def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_share: float = 0.0, **loss):
     """Return seeded noise and levels for a clip."""
     b, t = clip.actions.shape[:2]
     generator = torch.Generator().manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 
 import worldsim
 from worldsim.dataset import EpisodeDataset, FrameCache
+from worldsim.denoiser import LossConfig
 from worldsim.errors import UsageError
 from worldsim.train import TrainConfig, train
 from worldsim.training_step import ClipSampler
@@ -124,6 +126,24 @@ def test_training_can_begin_from_a_checkpoint(stripe_recording: Path, tmp_path: 
     assert training["init"] == str(first)
     assert training["begun_from"] == worldsim.load(first).checkpoint.training
     assert f"| begun from | `{training['begun_from']['command']}`" in (second / "README.md").read_text()
+
+
+def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording: Path, tmp_path: Path):
+    """With readouts_only the frames of a dream stay the same to the bit, while what is read off them gets better."""
+    first = train(stripe_recording, tmp_path / "world", preset="nano", steps=3, config=QUICK, progress=False)
+    loss = LossConfig(readouts_only=True, readout_weight=1.0)
+    config = dataclasses.replace(QUICK, loss=loss, frames_per_step=32)
+    second = train(stripe_recording, tmp_path / "read", init=str(first), steps=60, config=config, progress=False)
+    held_out = ValidationSet.choose(EpisodeDataset.open(stripe_recording).cache("val"), 2, 6, 8)
+    outs = [worldsim.load(folder).rollout(2) for folder in (first, second)]
+    states = [rollout.start(*held_out.context, np.arange(len(held_out.frames))) for rollout in outs]
+    steps = [rollout.step(state, held_out.future_actions[:, 0]) for rollout, state in zip(outs, states, strict=True)]
+    np.testing.assert_array_equal(steps[0].frames, steps[1].frames)
+    shown = steps[1].frames[:, 2:14].mean((1, 2, 3)) / 127.5 - 1
+    error = [np.square(step.readouts["state"][:, 0] - shown).mean() for step in steps]
+    assert error[1] < error[0] / 2
+    with pytest.raises(UsageError, match="init"):
+        train(stripe_recording, tmp_path / "none", preset="nano", steps=1, config=config, progress=False)
 
 
 @pytest.mark.parametrize(

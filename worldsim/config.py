@@ -29,6 +29,8 @@ class ModelConfig:
     """Residual blocks of the detail path after the trunk (one stands before it)."""
     cond_width: int = 128
     """Width of the per-frame conditioning vector (noise level, step size, action)."""
+    readout_width: int = 256
+    """Hidden units of the head that reads reward, termination and named readouts."""
     window: int = 32
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
@@ -81,7 +83,9 @@ class ModelConfig:
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "nano": ModelConfig(width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, window=16),
+    "nano": ModelConfig(
+        width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, readout_width=96, window=16
+    ),
     "small": ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=64),
     "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
     "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.dit import DiT
+from worldsim.readout import Read
 from worldsim.spec import WorldSpec
 
 CONTEXT_STEP = 0
@@ -105,6 +106,8 @@ class LossConfig:
     """Share of clips whose actions are hidden behind the null embedding."""
     readout_weight: float = 0.1
     """Weight of reward, termination and named readouts beside the image loss."""
+    readouts_only: bool = False
+    """Whether only the readouts are learnt, on a world that stays as it is to the bit: for another reward, or more state."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,8 +263,13 @@ class Denoiser(nn.Module):
         estimate, _, raw = self.network(context.shown, context.noised, noisy, *conds)
         return estimate, raw
 
-    def forward(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
-        """Call `loss`: the form in which distributed wrappers reach it."""
+    def forward(
+        self, clip: Clip | Read, draws: Draws | None, config: LossConfig, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Call `loss` or, of frames that are only to be read, `reading_loss`: how distributed wrappers reach them."""
+        if isinstance(clip, Read):
+            return self.reading_loss(clip, config)
+        assert draws is not None
         return self.loss(clip, draws, config, context)
 
     def loss(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
@@ -294,6 +302,17 @@ class Denoiser(nn.Module):
         total = image + config.motion_weight * motion + config.recall_weight * recall + config.share_weight * made_up
         total = total + config.readout_weight * torch.stack(list(read.values())).sum()
         return {"image": image, "motion": motion, "recall": recall, "made_up": made_up, **read, "loss": total}
+
+    def reading_loss(self, read: Read, config: LossConfig) -> dict[str, Tensor]:
+        """Return the readout terms of single frames."""
+        raw = self.network.readout(to_unit(read.before), to_unit(read.shown))
+        terms = self.row_terms(raw, read.rewards, read.terminated, read.readouts)
+        return {**terms, "loss": config.readout_weight * torch.stack(list(terms.values())).sum()}
+
+    def freeze_world(self) -> None:
+        """Freeze everything but the readout head."""
+        self.requires_grad_(False)
+        self.network.readout.requires_grad_(True)
 
     @staticmethod
     def pixel_weight(frames: Tensor, config: LossConfig) -> Tensor:
@@ -352,15 +371,21 @@ class Denoiser(nn.Module):
         return noisy + (1 - t) * (b1 + b2) / 2
 
     def readout_terms(self, raw: Tensor, clip: Clip) -> dict[str, Tensor]:
-        """Loss terms of the readouts: rows of frames 0 .. T-1; reward and termination belong to frames 1 .. T-1."""
+        """Loss terms of the readouts of frames 1 .. T-1; ``raw`` (B, T, readout) holds those of frames 0 .. T-1."""
+        readouts = {name: rows[:, 1:-1] for name, rows in clip.readouts.items()}
+        return self.row_terms(raw[:, 1:], clip.rewards[:, :-1], clip.terminated[:, :-1], readouts)
+
+    def row_terms(
+        self, raw: Tensor, rewards: Tensor, terminated: Tensor, readouts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Loss terms of raw readout rows (..., readout) against what is true of these frames."""
         terms = {
-            "reward": F.mse_loss(raw[:, 1:, 0], clip.rewards[:, :-1].float()),
-            "terminated": F.binary_cross_entropy_with_logits(raw[:, 1:, 1], clip.terminated[:, :-1].float()),
+            "reward": F.mse_loss(raw[..., 0], rewards.float()),
+            "terminated": F.binary_cross_entropy_with_logits(raw[..., 1], terminated.float()),
         }
         start = 2
         for name, size in self.readout_sizes.items():
             mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
-            wanted = (clip.readouts[name][:, :-1].float() - mean) / std
-            terms[name] = F.mse_loss(raw[..., start : start + size], wanted)
+            terms[name] = F.mse_loss(raw[..., start : start + size], (readouts[name].float() - mean) / std)
             start += size
         return terms

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from worldsim.attention import rotary_phases, rotate, two_stream_attention
 from worldsim.config import ModelConfig
 from worldsim.detail import RECENT_FRAMES, DetailHead, DetailStem, normalise
+from worldsim.readout import ReadoutHead
 from worldsim.recall import Recall
 
 
@@ -97,10 +98,6 @@ class Block(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
-READOUT_SLOTS = 4
-"""Weighted means of a frame's tokens from which readouts are read: a single mean would lose what stands where."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Copies:
     """What an estimate is made of, (B, T, H, W, 3) in float32."""
@@ -126,12 +123,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
         self.recall = Recall(config)
         self.head = DetailHead(config, cond_dim)
-        self.readout_slots = nn.Linear(config.width, READOUT_SLOTS)
-        self.readout = nn.Sequential(
-            nn.Linear(READOUT_SLOTS * config.width, 2 * config.width),
-            nn.SiLU(),
-            nn.Linear(2 * config.width, readout_dim),
-        )
+        self.readout = ReadoutHead(config, readout_dim)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,13 +138,6 @@ class DiT(nn.Module):
         """Return the tokens (F, R, C, D) that enter the trunk and the detail cells for the skip connection."""
         tokens_FRCD, cells = self.stem(frame_FHWc.to(self.dtype), recent_FPHWc.to(self.dtype), cond_FC)
         return tokens_FRCD + self.frame_embed(cond_FC)[:, None, None], cells
-
-    def readouts(self, tokens_ND: Tensor) -> Tensor:
-        """Return the raw readout rows (..., readout_dim) of committed tokens (..., N, D)."""
-        tokens_ND = normalise(tokens_ND)
-        shares = self.readout_slots(tokens_ND).softmax(dim=-2)  # (..., N, slots)
-        pooled = shares.transpose(-1, -2) @ tokens_ND  # (..., slots, D)
-        return self.readout(pooled.flatten(-2)).float()
 
     def forward(
         self,
@@ -191,7 +176,8 @@ class DiT(nn.Module):
         made = self.head(x_noisy, cells_noisy, *sources, noisy_cond_BTC.flatten(0, 1))
         estimate, moved, moves = (part.unflatten(0, (b, t)) for part in made)
         copies = Copies(moved=moved, recalled=recalled, moves=moves)
-        return estimate, copies, self.readouts(x[:, 0])
+        raw = self.readout(recent[:, 0, :, -1].flatten(0, 1), shown_BTHWc.flatten(0, 1))
+        return estimate, copies, raw.unflatten(0, (b, t))
 
 
 def recent_frames(frames_BTHWc: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class OptimConfig:
     """`Muon`, scaled to AdamW's update size, for the matrices inside the transformer blocks."""
     adamw_lr: float = 3e-3
     """AdamW for everything else: embeddings, convolutions, modulation, norms, in and out projections."""
-    readout_lr: float = 3e-4
+    readout_lr: float = 1e-3
     """AdamW for the readout head: named state differs between clips more than within them, so a batch holds few samples
     of it, and at the rate of the pixels it would chase each batch and learn nothing."""
     weight_decay: float = 0.01

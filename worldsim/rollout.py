@@ -98,10 +98,8 @@ class Rollout:
                 "actions", got="NaN or infinity", allowed="finite numbers", fix="check the policy's output"
             )
         action = torch.from_numpy(np.ascontiguousarray(actions)).to(self.device)
-        noise = state.draw(self._frame_shape(state)).to(self.device)
-        levels = uniform_levels(self.num_steps)[:-1]
-        passes = [(level, int(step_index(self.num_steps))) for level in levels]
-        commit = (1 - self.context_noise, CONTEXT_STEP)
+        noise = state.draw(frame_shape(state, self.network.config.patch)).to(self.device)
+        levels, passes, commit = self.passes()
         stream = FrameStream(self.network, state, action, [*passes, commit], self.conditioned)
 
         def denoise(z: Tensor, at: float) -> Tensor:
@@ -110,7 +108,7 @@ class Rollout:
         clean = sample_euler(denoise, noise, self.num_steps)
         frames = to_uint8(clean)
         # what is committed is what was shown: the uint8 frame, so that a replay from recorded frames is the same dream
-        noise = state.draw(self._frame_shape(state)).to(self.device)
+        noise = state.draw(frame_shape(state, self.network.config.patch)).to(self.device)
         unit = to_unit(frames)
         noised = add_noise(unit, noise, torch.full((len(actions),), commit[0], device=self.device))
         state.readout.copy_(stream.commit(unit, noised, state.recent, commit))
@@ -125,6 +123,12 @@ class Rollout:
             readouts=read,
             state=dataclasses.replace(state, frames=shown),
         )
+
+    def passes(self) -> tuple[list[float], list[Pass], Pass]:
+        """Return the levels at which the sampler stands, the network's runs there, and the run that commits a frame."""
+        levels = uniform_levels(self.num_steps)[:-1]
+        passes = [(level, int(step_index(self.num_steps))) for level in levels]
+        return levels, passes, (1 - self.context_noise, CONTEXT_STEP)
 
     def read(self, state: WorldState) -> dict[str, Float32[np.ndarray, "b ..."]]:
         """Return what the model reads off the last committed frame: "reward" and "terminated" (b,), readouts (b, n)."""
@@ -152,9 +156,10 @@ class Rollout:
                 fix="restore it with the model it came from",
             )
 
-    def _frame_shape(self, state: WorldState) -> tuple[int, int, int]:
-        patch = self.network.config.patch
-        return (state.grid[0] * patch, state.grid[1] * patch, 3)
+
+def frame_shape(state: WorldState, patch: int) -> tuple[int, int, int]:
+    """Return height, width and colours of the frames of a state."""
+    return (state.grid[0] * patch, state.grid[1] * patch, 3)
 
 
 Pass = tuple[float, int]
@@ -212,9 +217,20 @@ class FrameStream:
         """
         tokens, _ = self._run(noised, recent, at)
         phases = self.phases[0][:, 0], self.phases[1][:, 0]
-        self.cache.recall_keys[self.rows, self.slots] = self.network.recall.keys(tokens, phases)
-        self.cache.patches[self.rows, self.slots] = self.network.recall.patches(shown)
-        return self.network.readouts(tokens)
+        self._keep_recall(self.network.recall.keys(tokens, phases), self.network.recall.patches(shown))
+        return self.network.readout(recent[:, -1], shown)
+
+    def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values (B, H, N, K) of the frame into a layer's cache, and return that cache."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.rows, :, self.slots] = k
+        values[self.rows, :, self.slots] = v
+        return keys, values
+
+    def _keep_recall(self, keys: Tensor, patches: Tensor) -> None:
+        """Put what the frame will be recalled by (B, N, K), and as what (B, N, P), into the cache."""
+        self.cache.recall_keys[self.rows, self.slots] = keys
+        self.cache.patches[self.rows, self.slots] = patches
 
     def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
         tokens_BRCD, cells = self.network.tokens(frame, recent, self.conds[at])
@@ -222,9 +238,7 @@ class FrameStream:
         for layer, block in enumerate(self.network.trunk()):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations[at][layer]
             q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), self.phases)  # (B, H, N, K)
-            keys, values = self.cache.keys[layer], self.cache.values[layer]  # (B, H, W, N, K)
-            keys[self.rows, :, self.slots] = k
-            values[self.rows, :, self.slots] = v
+            keys, values = self._keep(layer, k, v)  # (B, H, W, N, K)
             mixed = attend(q, keys.flatten(2, 3), values.flatten(2, 3), self.bias)  # (B, H, N, K)
             x = torch.addcmul(x, gate_a, block.proj(mixed.transpose(1, 2).flatten(-2)))
             x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
@@ -268,7 +282,7 @@ def commit_context(
     memory = network.recall.keys(x, (cos, sin)), network.recall.patches(shown)
     for cache, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
         cache[row, kept % window] = new[kept]
-    state.readout[row] = network.readouts(x[-1])
+    state.readout[row] = network.readout(recent[-2:-1, -1], shown[-1:])[0]
     state.recent[row] = recent[-1]
     state.times[row] = count
 

@@ -31,7 +31,7 @@ from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.run_state import load_state, save_state
-from worldsim.training_step import ClipSampler, fit_readouts, own_context, training_draws
+from worldsim.training_step import ClipSampler, draw_read, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
 
 if TYPE_CHECKING:
@@ -179,6 +179,12 @@ class _Run:
                 allowed=f"a checkpoint of {dataset.spec.env_id} with actions {dataset.spec.action_names}",
                 fix="train from scratch, or record with the same environment, size and readouts",
             )
+        if config.loss.readouts_only:
+            if start is None:
+                raise UsageError(
+                    "readouts_only", got="no init", allowed="with a trained world to read", fix="--init arena-small"
+                )
+            denoiser.freeze_world()
         cache = dataset.cache("train")
         accelerator = _accelerator(out)
         if start is None:
@@ -264,8 +270,11 @@ class _Run:
         return self.drawn
 
     def _losses(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
-        count = max(1, self.config.frames_per_step // length)
         rank = self.accelerator.process_index
+        if self.config.loss.readouts_only:
+            read = draw_read(self.cache, self.config.frames_per_step, (self.config.seed, step, rank, 2))
+            return self.prepared(read.to(self.accelerator.device), None, self.config.loss)
+        count = max(1, self.config.frames_per_step // length)
         clip = self.sampler(length).draw(count, (self.config.seed, step, rank, 0))
         draws, generator = training_draws(
             clip, self.denoiser, self.config.loss, shortcut, (self.config.seed, step, rank, 1)

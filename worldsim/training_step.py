@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsim.dataset import FrameCache
 from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
 from worldsim.own_context import MAX_OWN_FRAMES, dream_on
+from worldsim.readout import Read
 
 AT_WORK = 0.05
 """An action is at work where it is larger than this, as a share of the largest of its dimension in the recording."""
@@ -95,6 +96,22 @@ def own_context(
     shown = dream_on(denoiser, clip.rows(rows), draws.rows(rows), first)
     context = to_unit(clip.frames[:, :-1])
     return context.index_copy(0, rows, shown)
+
+
+def draw_read(cache: FrameCache, count: int, seed: tuple[int, ...]) -> Read:
+    """Return ``count`` single frames, drawn evenly, none of them the first of its episode; the same for the same ``seed``."""
+    rng = np.random.default_rng(seed)
+    episodes = np.searchsorted(cache.offsets, rng.integers(cache.offsets[-1], size=count), side="right") - 1
+    lengths = cache.offsets[episodes + 1] - cache.offsets[episodes]
+    rows = cache.offsets[episodes] + rng.integers(1, lengths)
+    steps = rows - 1 - episodes  # an episode has one action less than frames
+    return Read(
+        before=torch.from_numpy(np.asarray(cache.frames[rows - 1])),
+        shown=torch.from_numpy(np.asarray(cache.frames[rows])),
+        rewards=torch.from_numpy(cache.rewards[steps]),
+        terminated=torch.from_numpy(cache.terminated[steps]),
+        readouts={name: torch.from_numpy(values[rows]) for name, values in cache.readouts.items()},
+    )
 
 
 def fit_readouts(denoiser: Denoiser, readouts: Mapping[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from worldsim.config import ModelConfig, preset
 from worldsim.denoiser import Denoiser
 from worldsim.errors import UsageError
 from worldsim.precision import fast_dtype
+from worldsim.reading import read_clips
 from worldsim.spec import WorldSpec
 from worldsim.surprise import surprise
 
@@ -92,6 +93,10 @@ class WorldModel:
         """
         self._check_actions(actions)
         return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned, after=after)
+
+    def read(self, frames: UInt8[np.ndarray, "b t h w 3"]) -> dict[str, Float32[np.ndarray, "b t ..."]]:
+        """Return what is read off the frames of real clips: "reward", "terminated" (b, t) and all readouts (b, t, n)."""
+        return read_clips(self.denoiser, frames)
 
     def _check_actions(self, actions: np.ndarray) -> None:
         if actions.shape[-1] != self.spec.action_dim:

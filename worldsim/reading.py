@@ -1,0 +1,22 @@
+"""What a model reads off real clips: reward, termination and named readouts, frame by frame, without dreaming any."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from worldsim.denoiser import Denoiser, to_unit
+from worldsim.dit import recent_frames
+
+
+@torch.inference_mode()
+def read_clips(denoiser: Denoiser, frames: UInt8[np.ndarray, "b t h w 3"]) -> dict[str, Float32[np.ndarray, "b t ..."]]:
+    """Return "reward", "terminated" (b, t) and the readouts (b, t, n) of real frames, as a dream of these frames reads them."""
+    network = denoiser.network
+    device = next(network.parameters()).device
+    rows = []
+    for clip in frames:
+        shown = to_unit(torch.from_numpy(np.require(clip, requirements="W"))).to(device)
+        rows.append(network.readout(recent_frames(shown[None])[0, :-1, -1], shown))
+    return {name: values.cpu().numpy() for name, values in denoiser.read(torch.stack(rows)).items()}
