@@ -7,6 +7,7 @@ not fit on the floor, or would need a held-out curtain angle, returns None, and 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -89,6 +90,11 @@ def _rester(view: _View, right: float, forward: float) -> dict[str, Any] | None:
     return None if max(abs(x), abs(y)) > _ROOM else {"speed": 0.0, "x": float(x), "y": float(y), "radius": RADIUS}
 
 
+def _overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Tell whether two bodies would touch where they start, if both were boxes (which stand along the floor's axes)."""
+    return max(abs(first["x"] - second["x"]), abs(first["y"] - second["y"])) < 2 * RADIUS
+
+
 def _script(
     rng: np.random.Generator,
     seed: int,
@@ -99,9 +105,9 @@ def _script(
     options: Mapping[str, Any],
     actions: Float32[np.ndarray, "t a"],
 ) -> Script | None:
-    """Colour the bodies and put the pusher out of the way; None where one of them does not fit."""
+    """Colour the bodies and put the pusher out of the way; None where one of them does not fit, or two would touch."""
     placed = [body for body in bodies if body is not None]
-    if len(placed) < len(bodies):
+    if len(placed) < len(bodies) or any(_overlap(*pair) for pair in itertools.combinations(placed, 2)):
         return None
     colours = [COLOURS[slot] for slot in rng.permutation(len(COLOURS))[: len(bodies)]]
     named = [{**body, "colour": colour} for body, colour in zip(placed, colours, strict=True)]

@@ -9,11 +9,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from worldsim.envs.options import parse_options
 from worldsim.envs.painter import Painter
+from worldsim.envs.sampling import draw_scene
 from worldsim.envs.scene import COLOURS
 from worldsim.errors import UsageError
 from worldsim.eval.expectation_probe import CODES
 from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
+from worldsim.eval.fidelity import CODES as FIDELITY_CODES
 from worldsim.eval.lab import Lab, arena_world
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
@@ -66,6 +69,19 @@ def test_a_scene_is_its_seed(env: gym.Env, scenes: dict[str, list[Scene]]):
     assert np.array_equal(again.frames, scenes["P1d"][1][0].frames)
     assert np.array_equal(again.snapshots, scenes["P1d"][1][0].snapshots)
     assert len({scene_seed("P1d", split, index, 0) for split in ("dev", "test") for index in range(50)}) == 100
+
+
+@pytest.mark.parametrize("code", list(BY_CODE))
+def test_whatever_is_drawn_stands_free(code: str):
+    """No script places two things in one spot, at any seed: a scene in hundreds would end a long report."""
+    drawn = 0
+    for index in range(150):
+        seed = scene_seed(code, "dev", index, 0)
+        script = BY_CODE[code].draw(np.random.default_rng(seed), seed)
+        if script is not None:
+            draw_scene(seed, parse_options(script.options), hide_target=False)  # UsageError where things overlap
+            drawn += 1
+    assert drawn > 50
 
 
 @pytest.mark.parametrize("code", list(BY_CODE))
@@ -222,11 +238,12 @@ def test_rows_are_asked_what_they_are_named_for(
 
 def test_all_probes_are_called_by_one_word():
     """ "all" calls what every code together calls, at the size of any tier; a code of each kind calls just these."""
-    every = called([*FAMILIES, *CODES], "smoke")
+    every = called([*FAMILIES, *CODES, *FIDELITY_CODES], "smoke")
     assert called("all", "smoke") == every and (len(every[0]), len(every[1])) == (28, len(CODES))
     some = called("P1c,P8-solidity", "standard")
     assert ([family.code for family in some[0]], some[1]) == (["P1c"], ("solidity",))
-    assert called("P8-solidity", "smoke") == ([], ("solidity",))
+    assert called("P8-solidity", "smoke") == ([], ("solidity",), ())
+    assert called("P7-push", "standard") == ([], (), ("push",))
 
 
 @pytest.mark.parametrize(
