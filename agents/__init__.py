@@ -6,24 +6,35 @@ same policy acts in the true world and in a dream of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from worldsim.errors import UsageError
+
+Context = Mapping[str, np.ndarray]
+"""What was seen before an episode begins: "frames" and "actions", as `info["context"]` of a reset has them."""
 
 
 @runtime_checkable
 class Policy(Protocol):
     """Anything that acts on what it sees. One policy object plays one episode at a time."""
 
-    def reset(self, seed: int) -> None:
-        """Begin an episode: forget the last one, and take all randomness from ``seed``."""
+    def reset(self, seed: int, context: Context | None = None) -> None:
+        """Begin an episode: forget the last one, and take all randomness from ``seed``.
 
-    def act(self, observation: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " a"]:
-        """Return the next action, within the bounds of the environment's action space."""
+        ``context`` is what was to be seen before: "frames" (k+1, h, w, 3), of which the last is the first observation,
+        and "actions" (k, a) between them.
+        """
+
+    def act(self, observation: np.ndarray) -> Float32[np.ndarray, " a"]:
+        """Return the next action, within the bounds of the environment's action space.
+
+        Observations are frames uint8 (h, w, 3), or the readout that the policy asks for by an attribute ``observes``.
+        """
         ...
 
 
@@ -37,13 +48,13 @@ class RandomPolicy:
         self.hold_steps = hold_steps
         self.reset(0)
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, context: Context | None = None) -> None:
         """Begin an episode whose actions depend on ``seed`` alone."""
         self._rng = np.random.default_rng(seed)
         self._steps = 0
         self._action = np.zeros(self.action_space.shape, np.float32)
 
-    def act(self, observation: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " a"]:
+    def act(self, observation: np.ndarray) -> Float32[np.ndarray, " a"]:
         """Return the next action; the observation is not looked at."""
         if self._steps % self.hold_steps == 0:
             drawn = self._rng.uniform(self.action_space.low, self.action_space.high)
@@ -59,11 +70,11 @@ class ScriptedPolicy:
         self.actions = actions.copy()
         self._steps = 0
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, context: Context | None = None) -> None:
         """Begin the script again; nothing in it is random."""
         self._steps = 0
 
-    def act(self, observation: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " a"]:
+    def act(self, observation: np.ndarray) -> Float32[np.ndarray, " a"]:
         """Return the next row; UsageError when the script is over."""
         if self._steps >= len(self.actions):
             raise UsageError(

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import UInt8
 
+from worldsim.envs.arena_forks import ArenaForks
 from worldsim.envs.controls import ACTION_NAMES, CONTEXT_STEPS, CONTROL_DT_S, CURTAIN_STEP
 from worldsim.envs.options import parse_options
 from worldsim.envs.painter import Painter
@@ -185,6 +186,16 @@ class ArenaEnv(gym.Env):
         """
         scene = self._running().scene
         return {"scene": scene.to_json(), "history": np.stack(self._history), "actions": np.stack(self._actions)}
+
+    def fork_batch(self, num_envs: int, frames: bool = True) -> ArenaForks:
+        """Return ``num_envs`` futures of the present, to be stepped with as many plans; the present stays as it is.
+
+        Without ``frames`` nothing is drawn and observations are black.
+        """
+        simulation = self._painter.simulate(self._running().scene)
+        spaces = (self.observation_space, self.action_space)
+        painter = self._painter if frames else None
+        return ArenaForks(simulation, self._running().snapshot(), self.task, spaces, num_envs, painter)
 
     def close(self) -> None:
         """Free the renderer. May be called more than once."""

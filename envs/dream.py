@@ -9,8 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from worldsim.envs.dream_vector import Checkpoint, DreamVectorEnv, without_batch
+from worldsim.gradients import imagine
 from worldsim.state import WorldState
 from worldsim.world_model import WorldModel
 
@@ -37,6 +39,7 @@ class DreamEnv(gym.Env[np.ndarray, np.ndarray]):
         self._batch = DreamVectorEnv(
             1, checkpoint, task, num_steps, horizon, device, render_mode, autoreset_mode=AutoresetMode.DISABLED
         )
+        self.task = task
         self.render_mode = render_mode
         self.metadata = {**type(self).metadata, "render_fps": self._batch.world.frame_rate_hz}
         self.observation_space = self._batch.single_observation_space
@@ -46,6 +49,11 @@ class DreamEnv(gym.Env[np.ndarray, np.ndarray]):
     def model(self) -> WorldModel:
         """The world model that dreams."""
         return self._batch.model
+
+    @property
+    def window(self) -> int:
+        """Frames that a dream remembers, the present one included: no plan should be longer."""
+        return self.model.config.window
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -85,6 +93,16 @@ class DreamEnv(gym.Env[np.ndarray, np.ndarray]):
         They dream the same noise (common random numbers), or with ``seed`` the noise of seed + i.
         """
         return self._batch.fork([0] * num_envs, seed)
+
+    def imagine(self, plans: Float32[Tensor, "n t a"]) -> dict[str, Tensor]:
+        """Dream ``plans`` from the present with gradients: "frames" (n, t, h, w, 3; -1 .. 1) and all readouts (n, t, ...).
+
+        "reward" and "terminated" are the model's heads, and only there when the dream has no task: a task's function
+        has no gradient. All plans dream the same noise.
+        """
+        state = self._batch.save_state().select([0] * len(plans))
+        values = imagine(self._batch.rollout, state, plans)
+        return values if self.task is None else {k: v for k, v in values.items() if k not in ("reward", "terminated")}
 
     def close(self) -> None:
         """Release the true world that simulated lead-ins."""

@@ -21,6 +21,9 @@ from tqdm import tqdm
 from worldsim.errors import UsageError
 from worldsim.eval.expectation_probe import CODES, NETWORKS, PREFIX, QUADRUPLETS, Study, chosen_concepts, expectation
 from worldsim.eval.families import PROTOCOL, SPLITS, Family, Scores
+from worldsim.eval.fidelity import CODES as FIDELITY_CODES
+from worldsim.eval.fidelity import PREFIX as FIDELITY
+from worldsim.eval.fidelity import STARTS, fidelity
 from worldsim.eval.lab import PROBE_SEED, Lab, world_of
 from worldsim.eval.ledger import enter
 from worldsim.eval.parts import Parts, weights_hash
@@ -62,7 +65,8 @@ def probe(
             these names are replaced.
         tier: how many scenes of each family: smoke 8 (of some families), standard 64, full 512.
         family: which families of scenes, separated by commas; None for those of the tier, "all" for all of any tier.
-            Concepts of the violation of expectation are called P8-persistence and so on.
+            Concepts of the violation of expectation are called P8-persistence and so on; P7-reach and P7-push ask
+            whether policies rank in the dream as they rank in truth, and are asked only when they are called.
         split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
         workers: processes for the true world; None for one per core.
@@ -70,12 +74,11 @@ def probe(
     Finished parts are kept in a hidden folder inside ``out`` until the report is written: run the same command again
     after an interruption and it goes on where it stopped.
 
-    Returns what is written to ``results.json``; UsageError for unknown tiers, families or splits, and for predictors
-    that answer wrongly.
+    Returns what is written to ``results.json``; UsageError for unknown names, and for predictors that answer wrongly.
 
     """
     started = time.perf_counter()
-    families, concepts = called(family, tier)
+    families, concepts, tasks = called(family, tier)
     if split not in SPLITS:
         raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
     asked = load_predictor(str(predictor))
@@ -89,14 +92,14 @@ def probe(
     )  # fmt: skip
     with tqdm(total=3 * len(families), desc="probe", unit="part") as bar:
         scored = {one.code: run.measure(one, bar) for one in families}
-        bar.set_postfix_str("expectation" if concepts else "")
+        ranked = fidelity(asked, tasks, STARTS[tier], parts, bar)
         expected = run.expectation(concepts, bar)
     measured = {code: one for code, (one, _) in scored.items()}
     results = {
         "command": "probe", "predictor": str(predictor), "protocol": PROTOCOL, "scenes_hash": code_hash(),
         "weights": key["predictor"], "tier": tier, "split": split, **origin,
         "families": {one.code: family_table(one, measured[one.code]) | {"strips": scored[one.code][1]} for one in families},
-        "memory": memory({code: one.scores for code, one in measured.items()}), "expectation": expected,
+        "memory": memory({code: one.scores for code, one in measured.items()}), "fidelity": ranked, "expectation": expected,
         "selftest": {"families": record()}, "earlier_test_evaluations": 0, "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     if split == "test":
@@ -114,14 +117,18 @@ def _write(out: Path, results: Mapping[str, Any], measured: Mapping[str, Measure
     write_atomically(out / "report.html", page(results, out).encode())
 
 
-def called(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], tuple[str, ...]]:
-    """Return the families and the concepts of expectation that are called by ``codes``, or those of the tier."""
+def called(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], tuple[str, ...], tuple[str, ...]]:
+    """Return the families, the concepts of expectation and the tasks of fidelity called by ``codes``, or the tier's."""
     wanted = codes.split(",") if isinstance(codes, str) else codes
     if wanted == [ALL]:
-        wanted = [*FAMILIES, *CODES]
-    concepts = chosen_concepts(wanted, tier)
-    scenes = wanted and [code for code in wanted if not code.startswith(PREFIX)]
-    return [] if concepts and scenes == [] else chosen(scenes, tier), concepts
+        wanted = [*FAMILIES, *CODES, *FIDELITY_CODES]
+    tasks = tuple(code.removeprefix(FIDELITY) for code in wanted or () if code in FIDELITY_CODES)
+    others = wanted and [code for code in wanted if code not in FIDELITY_CODES]
+    if tasks and not others:
+        return [], (), tasks
+    concepts = chosen_concepts(others, tier)
+    scenes = others and [code for code in others if not code.startswith(PREFIX)]
+    return [] if concepts and scenes == [] else chosen(scenes, tier), concepts, tasks
 
 
 def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
@@ -180,6 +187,7 @@ class _Run:
 
     def expectation(self, concepts: tuple[str, ...], bar: tqdm[Any]) -> dict[str, Any] | None:
         """Return what the predictor is surprised by."""
+        bar.set_postfix_str("expectation" if concepts else "")
         study = Study(
             concepts=concepts, quadruplets=QUADRUPLETS[self.tier], networks=NETWORKS[self.tier], split=self.truths.split,
             truth=self.truths.folder, parts=self.parts, workers=self.truths.workers,

@@ -79,6 +79,22 @@ def evolution(way_m: Float64[np.ndarray, " n"], went_m: Float64[np.ndarray, " n"
     return _drawn(draw, name)
 
 
+def returns_scatter(policies: Mapping[str, Mapping[str, float]], name: str) -> str:
+    """Draw every policy's dreamt against its real return (mean reward a step), and what is read of real frames."""
+    real, read, dreamt = (np.array([one[way] for one in policies.values()]) for way in ("real", "read", "dreamt"))
+
+    def draw(axes: Axes) -> None:
+        least, most = (float(edge([real, read, dreamt])) for edge in (np.min, np.max))
+        axes.plot([least, most], [least, most], color=TEXT, linewidth=1, label="right")
+        axes.plot(real, read, "o", color=TEXT, markersize=3, alpha=0.5, label="read off true frames")
+        axes.plot(real, dreamt, "o", color=COLOURS["dream"], markersize=5, alpha=0.8, label="dreamt")
+        axes.set_xlabel("real return of a policy, reward a step")
+        axes.set_ylabel("judged")
+        _legend(axes, 3)
+
+    return _drawn(draw, name)
+
+
 def _legend(axes: Axes, columns: int) -> None:
     """Say above the curves, where it covers none, which is which."""
     axes.legend(frameon=False, fontsize=9, labelcolor=TEXT, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))

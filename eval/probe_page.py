@@ -22,8 +22,18 @@ import numpy as np
 from PIL import Image
 
 from worldsim.eval.figures import data_uri
-from worldsim.eval.probe_figures import cost_curves, evolution, recall_curves
-from worldsim.eval.probe_report import MEANING, agreement, expectation_rows, family_rows, half_life, markdown, notes
+from worldsim.eval.probe_figures import cost_curves, evolution, recall_curves, returns_scatter
+from worldsim.eval.probe_report import (
+    FIDELITY,
+    MEANING,
+    agreement,
+    expectation_rows,
+    family_rows,
+    fidelity_rows,
+    half_life,
+    markdown,
+    notes,
+)
 from worldsim.eval.quality_report import number
 from worldsim.eval.rows import LIMITED, MODEL
 from worldsim.eval.selftest import picture
@@ -59,8 +69,24 @@ def page(results: Mapping[str, Any], folder: Path) -> str:
         origin=describe(results),
         ticks={label: _percent(value) for label, value in (("best trivial row", 0.0), ("the truth", 1.0))},
         half_life=half_life,
+        fidelity=_fidelity(results["fidelity"]),
+        fidelity_meaning=FIDELITY,
         expectation=None if results["expectation"] is None else expectation_rows(results["expectation"]),
     )
+
+
+def _fidelity(tables: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what the page says of policies in truth and in the dream, task by task."""
+    return [
+        {
+            "code": code,
+            "title": one["title"],
+            "starts": one["starts"],
+            "table": fidelity_rows(one),
+            "figure": returns_scatter(one["policies"], code),
+        }
+        for code, one in (tables or {}).items()
+    ]
 
 
 def _family(code: str, table: Mapping[str, Any], folder: Path, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     for code, family in results["families"].items():
         parts += [f"## {code}: {family['title']}", family["verdict"] + ".", notes(family), table(*family_rows(family))]
         parts += [f"![{code}, {rule}]({name})" for rule, name in family["strips"].items()]
-    parts += [_memory(results["memory"]), _expectation(results["expectation"])]
+    parts += [_memory(results["memory"]), _fidelity(results["fidelity"]), _expectation(results["expectation"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -78,6 +78,34 @@ def half_life(value: Mapping[str, Any] | None) -> str:
         return "nothing is recalled"
     ends = [f"{value[end]:.1f}" if value[end] is not None else "unbounded" for end in ("value", "low", "high")]
     return f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+FIDELITY = (
+    "Sixteen policies from good to bad, played from the same starts in truth and in the dream, judged by the same function "
+    "of the state. Spearman 1: they rank alike; mmrv: mean maximum rank violation, regret: what is lost by taking the one "
+    "that looks best (both in reward a step); bias: dreamt less real; slope 1: differences are of the right size."
+)
+
+
+def _fidelity(table_of: Mapping[str, Any] | None) -> str:
+    """Say whether policies rank in the dream as in truth."""
+    if table_of is None:
+        return ""
+    parts = ["## Do policies rank in the dream as they rank in truth?", FIDELITY]
+    for code, one in table_of.items():
+        parts += [f"### {code}: {one['title']}, {one['starts']} starts", table(*fidelity_rows(one))]
+    return "\n\n".join(parts)
+
+
+def fidelity_rows(one: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a task's table of agreement, in words."""
+    measures = list(next(iter(one["agreement"].values())))
+
+    def said(value: Mapping[str, float]) -> str:
+        return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+    rows = [[row, *(said(values[name]) for name in measures)] for row, values in one["agreement"].items()]
+    return ["judged by", *measures], rows
 
 
 def _expectation(table_of: Mapping[str, Any] | None) -> str:

@@ -88,3 +88,11 @@ def margin(model: int, baselines: tuple[int, ...], count: int) -> Statistic:
     The best baseline is chosen anew in every resample, so the interval also holds for not knowing which one is best.
     """
     return lambda means: (means[..., list(baselines)].min(axis=-1) - means[..., model]) / means[..., count]
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """Return a share of ``n`` with its 95 % Wilson score interval, which holds for small n and near 0 and 1."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Estimate(value=successes / n, low=float(interval.low), high=float(interval.high), n=n)

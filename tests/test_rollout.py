@@ -13,6 +13,7 @@ from worldsim.config import ModelConfig
 from worldsim.denoiser import CONTEXT_STEP, Context, Draws, step_index, to_uint8, to_unit
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
+from worldsim.gradients import imagine
 from worldsim.rollout import FrameStream, Rollout
 from worldsim.spec import WorldSpec
 from worldsim.state import WorldState
@@ -304,3 +305,29 @@ def test_bad_contexts_and_actions_are_refused(model: WorldModel) -> None:
     state = rollout.start(frames, actions, seeds)
     with pytest.raises(UsageError, match="NaN"):
         rollout.step(state, np.full((1, ACTIONS), np.nan, dtype=np.float32))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_dreams_with_gradients_are_the_dreams_that_are_stepped(model: WorldModel, num_steps: int):
+    """Frames and readouts agree with `step` beyond the window, the state is left alone, and every action has its say."""
+    rollout, count = model.rollout(num_steps), 6
+    state = begin(rollout, [1, 2])
+    plans = torch.from_numpy(actions_of(np.random.default_rng(3), 2, count)).requires_grad_()
+    before = state.cache.keys.clone()
+    imagined = imagine(rollout, state, plans)
+    assert torch.equal(state.cache.keys, before)
+
+    stepped = state.fork()
+    for t in range(count):
+        out = rollout.step(stepped, plans.detach().numpy()[:, t])
+        stepped = out.state
+        shown = to_unit(torch.from_numpy(out.frames))
+        torch.testing.assert_close(imagined["frames"][:, t].detach(), shown, atol=1e-6, rtol=0)
+        got = imagined["state"][:, t].detach().numpy()
+        np.testing.assert_allclose(got, out.readouts["state"], atol=1e-5)
+
+    imagined["state"][0, -1].sum().backward()
+    assert plans.grad is not None
+    assert (plans.grad[0].abs().sum(-1) > 0).all() and (plans.grad[1] == 0).all()
+    (early,) = torch.autograd.grad(imagine(rollout, state, plans)["frames"][0, 1].sum(), plans)
+    assert (early[0, :2] != 0).any() and (early[0, 2:] == 0).all()  # what comes later changes nothing before

@@ -19,7 +19,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +27,11 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 import worldsim
+from worldsim.commands import COMMANDS, Command
 from worldsim.errors import UsageError, suggestion
 
 USER_ERROR, INTERRUPTED = 2, 130
 _SYSTEM_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Command:
-    """One subcommand: the function behind it, how it is written, and what to say afterwards."""
-
-    target: str
-    """``module:function``; its signature and docstring become the flags."""
-    summary: str
-    """One line in ``worldsim --help``."""
-    examples: str
-    """Commands that can be pasted, with what they do."""
-    positional: str | None = None
-    """The parameter that is given without a flag."""
-    not_flags: tuple[str, ...] = ()
-    """Parameters that only Python can give: arrays and the like."""
-    after_interrupt: str
-    """What Ctrl-C leaves and how to go on."""
-    report: Callable[[Any, Mapping[str, Any]], str]
-    """(result, arguments) -> text for people."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -236,143 +217,6 @@ def _mistake(
         fix=f"{hint}see `worldsim {name} --help`",
     )
 
-
-def _report_record(result: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    speed = result["frames_per_second"]
-    done = f"{result['frames_recorded_now']} frames at {speed} frames/s" if speed else "nothing was missing"
-    return (
-        f"{result['episodes']} episodes in {options['out']} ({done}).\nNext: worldsim train {options['out']} --out RUN"
-    )
-
-
-def _report_train(result: Any, options: Mapping[str, Any]) -> str:
-    out = options["out"]
-    return (
-        f"Checkpoint in {out}/checkpoint; strips and logs in {out}.\n"
-        f"Step it: gym.make('worldsim:worldsim/Dream-v0', checkpoint='{out}')"
-    )
-
-
-def _report_markdown(result: Any, options: Mapping[str, Any]) -> str:
-    del result
-    report = Path(options["out"]) / "report.md"
-    return f"{report.read_text(encoding='utf-8')}\nThis text: {report}. All numbers: {report.with_name('results.json')}"
-
-
-def _report_probe(result: Any, options: Mapping[str, Any]) -> str:
-    """Say the outcome of every family of scenes, and where the report is."""
-    lines = [f"{code}  {table['verdict']}" for code, table in result["families"].items()]
-    return "\n".join([*lines, f"Report: {options['out']}/report.md. All numbers: {options['out']}/results.json"])
-
-
-def _report_selftest(result: Any, options: Mapping[str, Any]) -> str:
-    """Say which probes may be believed, and what is wrong with the others."""
-    lines = [f"{code}  {'; '.join(result['failures'].get(code, ['every band held']))}" for code in result["matrix"]]
-    return "\n".join([*lines, f"Heat map: {options['out']}/matrix.png. All numbers: {options['out']}/results.json"])
-
-
-def _report_lines(result: Any, options: Mapping[str, Any]) -> str:
-    """Write a nested mapping as one indented line per value."""
-    del options
-    return "\n".join(_lines(result, ""))
-
-
-def _lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield f"{indent}{key}:"
-            yield from _lines(item, indent + "  ")
-        else:
-            yield f"{indent}{key}: {item}"
-
-
-_RUN_AGAIN = "Run the same command again"
-COMMANDS = {
-    "record": Command(
-        target="worldsim.envs.record:record",
-        summary="record episodes of a Gymnasium environment, in parallel, resumable",
-        positional="env_id",
-        examples=(
-            "  worldsim record worldsim/Arena-v0 --episodes 200 --out data/arena   # about 13,000 frames\n"
-            "  worldsim record Pusher-v5 --episodes 50 --out data/pusher           # any world with flat actions"
-        ),
-        after_interrupt=f"{_RUN_AGAIN} to go on: whole shards are kept.",
-        report=_report_record,
-    ),
-    "train": Command(
-        target="worldsim.train:train",
-        summary="learn a world model from a recording",
-        positional="data",
-        examples=(
-            "  worldsim train data/arena --preset nano --steps 300 --out runs/nano    # a first look\n"
-            "  worldsim train data/arena --preset small --minutes 240 --out runs/small"
-        ),
-        after_interrupt=f"{_RUN_AGAIN} to go on from the last saved state, to the bit.",
-        report=_report_train,
-    ),
-    "quality": Command(
-        target="worldsim.eval.quality:quality",
-        summary="measure a checkpoint against the truth and against trivial predictors",
-        positional="checkpoint",
-        not_flags=("mean",),
-        examples="  worldsim quality arena-small --out runs/quality\n  worldsim quality runs/small --out runs/small/quality",
-        after_interrupt=f"Finished parts are kept. {_RUN_AGAIN} to go on.",
-        report=_report_markdown,
-    ),
-    "probe": Command(
-        target="worldsim.eval.probe:probe",
-        summary="measure how much physics a predictor knows: permanence, 3D, causes, drift, control",
-        positional="predictor",
-        examples=(
-            "  worldsim probe arena-small --out runs/probe                        # a first look: 8 scenes of a family\n"
-            "  worldsim probe my_package:MyWorldModel --tier standard             # anybody's model: worldsim.eval.predictors"
-        ),
-        after_interrupt=f"Finished parts are kept. {_RUN_AGAIN} to go on.",
-        report=_report_probe,
-    ),
-    "selftest": Command(
-        target="worldsim.eval.selftest:selftest",
-        summary="probe the probes: corrupted truths that each must notice, or must not",
-        examples="  worldsim selftest                       # 8 scenes of a family\n  worldsim selftest --tier standard",
-        after_interrupt=f"Played scenes are kept. {_RUN_AGAIN} to go on.",
-        report=_report_selftest,
-    ),
-    "demo": Command(
-        target="worldsim.eval.demo:demo",
-        summary="dream beside the truth: a page of clips, curves and numbers",
-        positional="checkpoint",
-        examples=(
-            "  worldsim demo                                  # the embedded checkpoint, into runs/demo/index.html\n"
-            "  worldsim demo runs/small --out runs/small/demo"
-        ),
-        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
-        report=lambda result, _: result.summary,
-    ),
-    "bench": Command(
-        target="worldsim.eval.bench:bench",
-        summary="measure the speed of everything on this machine",
-        positional="checkpoint",
-        examples="  worldsim bench --quick                 # a few minutes\n  worldsim bench runs/small --out runs/small/bench",
-        after_interrupt=f"Nothing is kept. {_RUN_AGAIN} to start over.",
-        report=_report_markdown,
-    ),
-    "export": Command(
-        target="worldsim.envs.export:export",
-        summary="put a trained run into one small folder to hand on",
-        positional="checkpoint",
-        examples="  worldsim export runs/small --out my-world   # gym.make(..., checkpoint='my-world') anywhere",
-        after_interrupt=f"{_RUN_AGAIN} to start over.",
-        report=lambda result, _: f"Checkpoint in {result}.",
-    ),
-    "info": Command(
-        target="worldsim.cli:info",
-        summary="show what a checkpoint is and how it was trained",
-        positional="checkpoint",
-        examples="  worldsim info arena-small\n  worldsim info runs/small",
-        after_interrupt="",
-        report=_report_lines,
-    ),
-}
 
 _OVERVIEW = """from nothing to an environment of your own, in three steps:
   worldsim record worldsim/Arena-v0 --episodes 200 --out data/arena

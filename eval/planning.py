@@ -1,0 +1,191 @@
+"""Agents judged in the real world: the same starts for all, success counted in MuJoCo, and what planners had imagined."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import joblib
+from tqdm import tqdm
+
+from worldsim import checkpoint as checkpoints
+from worldsim.agents import Policy, RandomPolicy, ScriptedPolicy
+from worldsim.agents.planner import Planner, PlanSettings
+from worldsim.agents.search import CEMPlanner, ICEMPlanner, MPPIPlanner, RandomShooting
+from worldsim.envs.controls import ACTION_NAMES
+from worldsim.envs.tasks import TASKS
+from worldsim.errors import UsageError, suggestion
+from worldsim.eval.acting import EPISODE_STEPS, START_SEED, Outcome, play
+from worldsim.eval.controllers import blind_sweep
+from worldsim.eval.figures import enlarged, side_by_side, webp
+from worldsim.eval.learnt import is_learnt, learnt_policy
+from worldsim.eval.parts import Parts
+from worldsim.eval.planning_report import agent_row, markdown
+from worldsim.provenance import provenance, write_json
+from worldsim.storage import write_atomically
+
+PLANNERS: Mapping[str, Callable[..., Planner]] = {
+    "shooting": RandomShooting, "cem": CEMPlanner, "icem": ICEMPlanner, "mppi": MPPIPlanner,
+}  # fmt: skip
+AGENTS = ("random", "blind", "truth", "dream")
+DREAM_STEPS = 1
+"""Sampler steps of the dreams that plans are tried in: many rough futures serve a search better than few fine ones."""
+FILMED = 3
+"""Starts of which clips are kept."""
+FREE = {"push": (0, 1), "reach": (0, 1), "uncover": tuple(range(len(ACTION_NAMES)))}
+"""Elements of the action that are planned in each task, unless the settings name others: a smaller search, by the task's own
+nature (where the pusher goes), and the same for every planner."""
+
+
+def plan(
+    checkpoint: str | os.PathLike[str] = "arena-small",
+    out: str | os.PathLike[str] = "runs/plan",
+    task: str = "reach",
+    planner: str = "icem",
+    agents: str = "random,blind,truth,dream",
+    *,
+    starts: int = 50,
+    settings: PlanSettings | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Let agents act in the true Arena from the same starts, and count in MuJoCo who succeeds.
+
+    Args:
+        checkpoint: the world model that the dreaming agent plans in: an embedded name, a checkpoint or run folder.
+        out: folder for ``results.json``, ``report.md`` and clips; files of these names are replaced.
+        task: push, reach or uncover.
+        planner: how plans are searched: shooting, cem, icem or mppi.
+        agents: which agents, separated by commas: random actions, a blind script, the planner on the truth
+            (a ceiling), the planner on the dream; and folders of `worldsim learn`.
+        starts: number of starts, the same ones for every agent.
+        settings: horizon, candidates, iterations and so on of both planners.
+        workers: processes for agents that do not dream; None for one per core.
+
+    Finished episodes are kept in a hidden folder inside ``out`` until the report is written: run the same command again
+    after an interruption and it goes on where it stopped.
+
+    Returns what is written to ``results.json``; UsageError for unknown names and unfit settings.
+
+    """
+    begun = time.perf_counter()
+    settings = settings or PlanSettings()
+    names = _checked(task, planner, agents, starts)
+    folder = checkpoints.resolve(checkpoint)
+    window = checkpoints.load(folder).model.window
+    if "dream" in names and settings.horizon > window:
+        allowed = f"at most {window}, the frames that the dream remembers"
+        raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
+    origin = provenance(seed=START_SEED)
+    weights = hashlib.sha256((folder / checkpoints.WEIGHTS).read_bytes()).hexdigest()[:16]
+    chosen = {"task": task, "planner": planner, **dataclasses.asdict(settings), "free": settings.free or FREE[task]}
+    parts = Parts(Path(out), {**chosen, "weights": weights, "code": [origin["commit"], origin["dirty"]]})
+    table: dict[str, list[Outcome]] = {}
+    with tqdm(total=len(names) * starts, desc="plan", unit="episode") as bar:
+        for name in names:
+            bar.set_postfix_str(name)
+            maker = _Maker(name, str(folder), task, planner, settings)
+            table[name] = _episodes(maker, starts, parts, workers or joblib.cpu_count(), bar)
+    rows = {name: agent_row(outcomes, settings.replan) for name, outcomes in table.items()}
+    results = {
+        "command": "plan", "checkpoint": str(checkpoint), "weights": weights, "starts": starts,
+        "episode_steps": EPISODE_STEPS, "settings": chosen, **origin, "agents": rows,
+        "clips": _save_clips(Path(out), table), "seconds": round(time.perf_counter() - begun, 1),
+    }  # fmt: skip
+    write_json(Path(out) / "results.json", results)
+    write_atomically(Path(out) / "report.md", markdown(results).encode())
+    parts.clear()
+    return results
+
+
+def _checked(task: str, planner: str, agents: str, starts: int) -> list[str]:
+    """Return the agents' names; UsageError for what is not known."""
+    for name, value, known in (("task", task, tuple(TASKS)), ("planner", planner, tuple(PLANNERS))):
+        if value not in known:
+            raise UsageError(name, got=repr(value), allowed=", ".join(known), fix=suggestion(value, known))
+    names = [name.strip() for name in agents.split(",") if name.strip()]
+    for name in names:
+        if name not in AGENTS and not is_learnt(name):
+            fix = suggestion(name, AGENTS)
+            raise UsageError(
+                "agents", got=repr(name), allowed=f"{', '.join(AGENTS)}, or a folder of worldsim learn", fix=fix
+            )
+    if starts < 1 or not names:
+        raise UsageError(
+            "starts, agents", got=f"{starts}, {agents!r}", allowed="one or more of each", fix="--starts 50"
+        )
+    return names
+
+
+class _Maker:
+    """Makes an agent and the world it acts in: picklable, so that processes can make their own."""
+
+    def __init__(self, name: str, folder: str, task: str, planner: str, settings: PlanSettings) -> None:
+        self.name, self.folder, self.task, self.planner, self.settings = name, folder, task, planner, settings
+        self._made: tuple[gym.Env[Any, Any], Policy] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
+
+    def play(self, start: int, *, film: bool) -> Outcome:
+        """Play the episode of a start."""
+        if self._made is None:
+            env = gym.make("worldsim:worldsim/Arena-v0", task=self.task)
+            self._made = env, self._policy(env)
+        return play(*self._made, start, EPISODE_STEPS, film=film)
+
+    def _policy(self, env: gym.Env[Any, Any]) -> Policy:
+        if self.name == "random":
+            assert isinstance(env.action_space, gym.spaces.Box)
+            return RandomPolicy(env.action_space, hold_steps=4)
+        if self.name == "blind":
+            return ScriptedPolicy(blind_sweep())
+        if self.name not in AGENTS:
+            return learnt_policy(self.name)
+        free = self.settings.free or FREE[self.task]
+        settings = dataclasses.replace(self.settings, free=free)
+        if self.name == "truth":
+            return PLANNERS[self.planner](env, None, settings, live=True)
+        dream = gym.make("worldsim:worldsim/Dream-v0", checkpoint=self.folder, task=self.task, num_steps=DREAM_STEPS)
+        return PLANNERS[self.planner](dream, None, settings)
+
+
+def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:
+    """Play all starts of one agent, each kept as soon as it ends. Dreams keep every core busy by themselves."""
+    done: list[Outcome] = []
+    label = maker.name.replace("/", "_")
+    if maker.name == "dream" or workers == 1:
+        for start in range(starts):
+            done.append(parts.get(f"{label}_{start}", lambda s=start: maker.play(s, film=s < FILMED)))
+            bar.update()
+        return done
+    runs = joblib.Parallel(n_jobs=workers, return_as="generator")(
+        joblib.delayed(_kept)(parts, f"{label}_{start}", maker, start) for start in range(starts)
+    )
+    for outcome in runs:
+        assert isinstance(outcome, Outcome)
+        done.append(outcome)
+        bar.update()
+    return done
+
+
+def _kept(parts: Parts, name: str, maker: _Maker, start: int) -> Outcome:
+    """Play one start, unless it was kept."""
+    return parts.get(name, lambda: maker.play(start, film=False))
+
+
+def _save_clips(out: Path, table: Mapping[str, Sequence[Outcome]]) -> list[str]:
+    """Write clips of what was imagined (left) and what came true (right) of the first starts, and return their names."""
+    names = []
+    for agent, outcomes in table.items():
+        for start, outcome in enumerate(outcomes):
+            if outcome.real is not None and outcome.imagined is not None:
+                frames = side_by_side([enlarged(outcome.imagined, 3), enlarged(outcome.real, 3)])
+                names.append(f"{agent}_{start}.webp")
+                write_atomically(out / names[-1], webp(frames, 150))
+    return names
