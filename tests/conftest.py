@@ -56,6 +56,15 @@ def stripe_episode(seed: int, steps: int = 12) -> Episode:
     )
 
 
+LONGEST = ("test_readme.py", "test_eval_agents.py")
+"""Files of few, long tests: begun last, they would keep one process busy while the other waits."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """Every test begins with the same global generators; the ones it uses should be its own."""
