@@ -194,8 +194,6 @@ class Planner:
 
     def _believe(self) -> None:
         """Dream on from what has been seen."""
-        frames, actions = np.stack(self._frames), np.stack([*self._actions]) if self._actions else None
-        if actions is None:
-            actions = np.zeros((0, *self.space.shape), np.float32)
-        options = {"frames": frames, "actions": actions[-(len(frames) - 1) :] if len(frames) > 1 else actions[:0]}
+        actions = np.array(self._actions, np.float32).reshape(-1, *self.space.shape)  # one less than frames, or none
+        options = {"frames": np.stack(self._frames), "actions": actions}
         self.env.reset(seed=self._seed + len(self.plans), options=options)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from worldsim import checkpoint as checkpoints
 from worldsim.agents import Policy
 from worldsim.agents.objectives import settle
 from worldsim.agents.planner import Planner
+from worldsim.errors import UsageError, suggestion
 
 START_SEED = 6_000_000
 """Seeds of the starts that policies are judged on: START_SEED + i. Nothing else uses these scenes."""
+STARTS = 50
+"""Starts that policies are judged on, unless other numbers are asked for."""
 EPISODE_STEPS = 50
 """Steps after which an episode counts as failed."""
 
@@ -77,3 +83,15 @@ def seen_by(policy: Policy, frame: np.ndarray, info: Mapping[str, Any]) -> np.nd
     """Return what a policy observes: the frame, or the readout that it asks for by name (``observes``)."""
     name = getattr(policy, "observes", "frames")
     return frame if name == "frames" else np.asarray(info[name])
+
+
+def check_known(**given: tuple[str, tuple[str, ...]]) -> None:
+    """Raise UsageError for the first argument, by name, whose value is not among the known ones."""
+    for name, (value, known) in given.items():
+        if value not in known:
+            raise UsageError(name, got=repr(value), allowed=", ".join(known), fix=suggestion(value, known))
+
+
+def weights_digest(folder: Path) -> str:
+    """Return what tells the weights in a checkpoint's folder apart, as a run that is resumed must know them."""
+    return hashlib.sha256((folder / checkpoints.WEIGHTS).read_bytes()).hexdigest()[:16]

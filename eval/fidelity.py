@@ -9,7 +9,7 @@ that is not told the actions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -63,8 +63,8 @@ def make_policies(task: str, space: gym.spaces.Box) -> dict[str, Policy]:
     }  # fmt: skip
 
 
-def measure(model: WorldModel, task: str, starts: int, tick: Callable[[], object] = lambda: None) -> Returns:
-    """Play all policies from all starts in the true world and in the dreams of ``model``; ``tick`` after each few starts."""
+def measure(model: WorldModel, task: str, starts: int) -> Returns:
+    """Play all policies from all starts in the true world and in the dreams of ``model``."""
     arena = gym.make("worldsim:worldsim/Arena-v0", task=task)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("real", "dreamt", "read", "untold")}
     for first in range(0, starts, TOGETHER):
@@ -78,7 +78,6 @@ def measure(model: WorldModel, task: str, starts: int, tick: Callable[[], object
         columns["dreamt"].extend(_dreamt_returns(model, task, contexts, batch))
         if first < UNTOLD_STARTS:
             columns["untold"].extend(_dreamt_returns(model.unconditioned(), task, contexts, batch))
-        tick()
     arena.close()
     return Returns(**{name: np.stack(column, axis=1) for name, column in columns.items()})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -18,10 +17,11 @@ from worldsim import checkpoint as checkpoints
 from worldsim.agents.sb3 import GymVecEnv, LearnedPolicy, recorded_starts
 from worldsim.dataset import EpisodeDataset
 from worldsim.envs.tasks import TASKS
-from worldsim.errors import UsageError, suggestion
-from worldsim.eval.acting import EPISODE_STEPS, START_SEED, play
+from worldsim.errors import UsageError
+from worldsim.eval.acting import EPISODE_STEPS, START_SEED, STARTS, check_known, play, weights_digest
 from worldsim.eval.learnt import MODEL, RECORD, algorithm_class, is_learnt, record_of
 from worldsim.eval.planning_report import agent_row
+from worldsim.eval.quality_report import number, table
 from worldsim.provenance import describe, provenance, write_json
 from worldsim.storage import write_atomically
 
@@ -81,10 +81,12 @@ def learn(
 
     """
     config = config or LearnConfig()
-    _check(task, world, steps)
+    check_known(task=(task, tuple(TASKS)), world=(world, WORLDS))
+    if steps < 1:
+        raise UsageError("steps", got=steps, allowed="1 or more", fix="--steps 50000")
     maker = algorithm_class(algorithm)
     folder = checkpoints.resolve(checkpoint)
-    weights = hashlib.sha256((folder / checkpoints.WEIGHTS).read_bytes()).hexdigest()[:16]
+    weights = weights_digest(folder)
     settings = {
         "task": task, "algorithm": algorithm, "world": world, "observe": observe, "steps": steps,
         "weights": weights if world == "dream" else None, **dataclasses.asdict(config),
@@ -101,14 +103,6 @@ def learn(
         run.judged = run.judge()
         run.save()
     return run.record()
-
-
-def _check(task: str, world: str, steps: int) -> None:
-    for name, value, known in (("task", task, tuple(TASKS)), ("world", world, WORLDS)):
-        if value not in known:
-            raise UsageError(name, got=repr(value), allowed=", ".join(known), fix=suggestion(value, known))
-    if steps < 1:
-        raise UsageError("steps", got=steps, allowed="1 or more", fix="--steps 50000")
 
 
 @dataclasses.dataclass
@@ -165,7 +159,7 @@ class _Run:
         """Return how the policy does in the true world, on the starts that all agents are judged on."""
         env = gym.make("worldsim:worldsim/Arena-v0", task=self.settings["task"])
         policy = LearnedPolicy(self.model, self.settings["observe"])
-        starts = tqdm(range(50), desc="judge", unit="episode")
+        starts = tqdm(range(STARTS), desc="judge", unit="episode")
         return agent_row([play(env, policy, start, EPISODE_STEPS) for start in starts], 1)
 
     def record(self) -> dict[str, Any]:
@@ -230,12 +224,12 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         f"Sees {settings['observe']}; {size}. {describe(record)}",
         "",
-        "| steps | return of late episodes in training | success there |",
-        "| --- | --- | --- |",
-        *(f"| {one['steps']} | {one['return']} | {one['success']} |" for one in record["curve"]),
+        table(
+            ["steps", "return of late episodes in training", "success there"],
+            [[str(one[name]) for name in ("steps", "return", "success")] for one in record["curve"]],
+        ),
     ]
     if judged is not None:
         success = judged["success"]
-        interval = f"{success['value']:.2f} [{success['low']:.2f}, {success['high']:.2f}]"
-        lines += ["", f"In the true Arena, {success['n']} starts: success {interval} (Wilson 95 %)."]
+        lines += ["", f"In the true Arena, {success['n']} starts: success {number(success, 2)} (Wilson 95 %)."]
     return "\n".join([*lines, ""])

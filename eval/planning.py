@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from worldsim.agents.search import CEMPlanner, ICEMPlanner, MPPIPlanner, RandomS
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.tasks import TASKS
 from worldsim.errors import UsageError, suggestion
-from worldsim.eval.acting import EPISODE_STEPS, START_SEED, Outcome, play
+from worldsim.eval.acting import EPISODE_STEPS, START_SEED, STARTS, Outcome, check_known, play, weights_digest
 from worldsim.eval.controllers import blind_sweep
 from worldsim.eval.figures import enlarged, side_by_side, webp
 from worldsim.eval.learnt import is_learnt, learnt_policy
@@ -50,7 +49,7 @@ def plan(
     planner: str = "icem",
     agents: str = "random,blind,truth,dream",
     *,
-    starts: int = 50,
+    starts: int = STARTS,
     settings: PlanSettings | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def plan(
         allowed = f"at most {window}, the frames that the dream remembers"
         raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
     origin = provenance(seed=START_SEED)
-    weights = hashlib.sha256((folder / checkpoints.WEIGHTS).read_bytes()).hexdigest()[:16]
+    weights = weights_digest(folder)
     chosen = {"task": task, "planner": planner, **dataclasses.asdict(settings), "free": settings.free or FREE[task]}
     parts = Parts(Path(out), {**chosen, "weights": weights, "code": [origin["commit"], origin["dirty"]]})
     table: dict[str, list[Outcome]] = {}
@@ -105,9 +104,7 @@ def plan(
 
 def _checked(task: str, planner: str, agents: str, starts: int) -> list[str]:
     """Return the agents' names; UsageError for what is not known."""
-    for name, value, known in (("task", task, tuple(TASKS)), ("planner", planner, tuple(PLANNERS))):
-        if value not in known:
-            raise UsageError(name, got=repr(value), allowed=", ".join(known), fix=suggestion(value, known))
+    check_known(task=(task, tuple(TASKS)), planner=(planner, tuple(PLANNERS)))
     names = [name.strip() for name in agents.split(",") if name.strip()]
     for name in names:
         if name not in AGENTS and not is_learnt(name):
@@ -158,14 +155,8 @@ class _Maker:
 def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:
     """Play all starts of one agent, each kept as soon as it ends. Dreams keep every core busy by themselves."""
     done: list[Outcome] = []
-    label = maker.name.replace("/", "_")
-    if maker.name == "dream" or workers == 1:
-        for start in range(starts):
-            done.append(parts.get(f"{label}_{start}", lambda s=start: maker.play(s, film=s < FILMED)))
-            bar.update()
-        return done
-    runs = joblib.Parallel(n_jobs=workers, return_as="generator")(
-        joblib.delayed(_kept)(parts, f"{label}_{start}", maker, start) for start in range(starts)
+    runs = joblib.Parallel(n_jobs=1 if maker.name == "dream" else workers, return_as="generator")(
+        joblib.delayed(_kept)(parts, maker, start) for start in range(starts)
     )
     for outcome in runs:
         assert isinstance(outcome, Outcome)
@@ -174,9 +165,10 @@ def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[
     return done
 
 
-def _kept(parts: Parts, name: str, maker: _Maker, start: int) -> Outcome:
-    """Play one start, unless it was kept."""
-    return parts.get(name, lambda: maker.play(start, film=False))
+def _kept(parts: Parts, maker: _Maker, start: int) -> Outcome:
+    """Play one start, unless it was kept; the dreaming agent's first ones are filmed."""
+    name = f"{maker.name.replace('/', '_')}_{start}"
+    return parts.get(name, lambda: maker.play(start, film=maker.name == "dream" and start < FILMED))
 
 
 def _save_clips(out: Path, table: Mapping[str, Sequence[Outcome]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldsim.eval.acting import Outcome
+from worldsim.eval.quality_report import number, table
 from worldsim.eval.statistics import estimate, proportion
 from worldsim.provenance import describe
 
@@ -49,29 +50,23 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{settings['iterations']} iterations, each action held {settings['hold']} steps, replanned every "
         f"{settings['replan']}. {describe(results)}"
     )
-    lines = [f"# Agents in the true Arena: {settings['task']}", "", how, "", *table(results), "", MEANING]
+    lines = [f"# Agents in the true Arena: {settings['task']}", "", how, "", agents_table(results), "", MEANING]
     clips = [f"- [{name}]({name}): imagined (left), come true (right)" for name in results["clips"]]
     return "\n".join([*lines, *([""] if clips else []), *clips, ""])
 
 
-def table(results: Mapping[str, Any]) -> list[str]:
-    """Return the table of agents as lines of Markdown."""
-    lines = [
-        "| agent | success | steps when reached | seconds a decision | belief minus truth |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+def agents_table(results: Mapping[str, Any]) -> str:
+    """Return the table of agents as Markdown."""
+    rows = []
     for name, row in results["agents"].items():
         steps, seconds = row["steps_when_reached"], row["seconds_a_decision"]
-        cells = [
-            name,
-            _interval(row["success"]),
-            "-" if steps is None else f"{steps:g}",
-            "-" if seconds is None else f"{seconds:.2f}",
-            _interval(row["belief_minus_truth"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _interval(value: Mapping[str, float] | None) -> str:
-    return "-" if value is None else f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+        rows.append(
+            [
+                name,
+                number(row["success"], 2),
+                "-" if steps is None else f"{steps:g}",
+                "-" if seconds is None else f"{seconds:.2f}",
+                number(row["belief_minus_truth"], 2),
+            ]
+        )
+    return table(["agent", "success", "steps when reached", "seconds a decision", "belief minus truth"], rows)

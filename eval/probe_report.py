@@ -100,11 +100,7 @@ def _fidelity(table_of: Mapping[str, Any] | None) -> str:
 def fidelity_rows(one: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a task's table of agreement, in words."""
     measures = list(next(iter(one["agreement"].values())))
-
-    def said(value: Mapping[str, float]) -> str:
-        return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
-
-    rows = [[row, *(said(values[name]) for name in measures)] for row, values in one["agreement"].items()]
+    rows = [[row, *(number(values[name], 2) for name in measures)] for row, values in one["agreement"].items()]
     return ["judged by", *measures], rows
 
 

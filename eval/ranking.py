@@ -93,10 +93,8 @@ def agreement(
     policies, starts = real.shape
     who = rng.integers(policies, size=(RESAMPLES, policies))
     when = rng.multinomial(starts, np.full(starts, 1 / starts), RESAMPLES) / starts
-    other = (
-        when if paired else rng.multinomial(judged.shape[1], np.full(judged.shape[1], 1 / judged.shape[1]), RESAMPLES)
-    )
-    other = other / other.sum(1, keepdims=True)
+    others = judged.shape[1]
+    other = when if paired else rng.multinomial(others, np.full(others, 1 / others), RESAMPLES) / others
     drawn_real = np.take_along_axis(when @ real.T, who, axis=1)
     drawn_judged = np.take_along_axis(other @ judged.T, who, axis=1)
     tail = (1 - CONFIDENCE) / 2
