@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worldsim.checkpoint import Checkpoint, build
-from worldsim.config import ModelConfig
+from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.denoiser import Clip, Context, Denoiser, Draws, LossConfig, add_noise, to_unit
 from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
@@ -107,10 +107,11 @@ def in_two_streams(denoiser: Denoiser, frames: np.ndarray, actions: np.ndarray, 
     return torch.stack(errors).mean(0).detach().numpy()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("window", [16, 3])
-def test_a_walk_is_the_pass_of_training(window: int) -> None:
+def test_a_walk_is_the_pass_of_training(window: int, architecture: str) -> None:
     """Frame by frame the numbers are those of training's two streams, also where the window is shorter than the clip."""
-    denoiser = untrained(dataclasses.replace(CONFIG, window=window))
+    denoiser = untrained(dataclasses.replace(CONFIG, window=window, architecture=architecture))
     frames, actions = clips(1)
     walked = surprise(denoiser, frames, actions, [3])
     assert walked == pytest.approx(in_two_streams(denoiser, frames, actions, 3), rel=1e-5)

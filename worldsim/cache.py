@@ -1,6 +1,7 @@
 """What a streamed dream remembers of its last frames, as tensors. Knows no network.
 
-Dimension keys: B batch, H heads, W window, N tokens of a frame, K channels of a head or key, P pixel values of a patch.
+Dimension keys: B batch, G groups (attention heads, and places where these attend apart), W window, N tokens of a group, K
+channels of a head or key, P pixel values of a patch.
 """
 
 from __future__ import annotations
@@ -13,53 +14,73 @@ from torch import Tensor
 
 from worldsim.config import ModelConfig
 
-BATCH_AXIS = {"keys": 1, "values": 1, "recall_keys": 0, "patches": 0}
+Layer = tuple[int, int, int]
+"""What an attention layer keeps of a frame: groups, tokens of a group, channels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamCache:
     """The last ``window`` frames of B worlds, a ring per row: frame t of a row lies in slot t mod window."""
 
-    keys: Tensor  # (depth, B, H, W, N, K), of the trunk's attention
-    values: Tensor  # (depth, B, H, W, N, K)
+    keys: tuple[Tensor, ...]  # (B, G, W, N, K) of each attention layer
+    values: tuple[Tensor, ...]  # (B, G, W, N, K)
     recall_keys: Tensor  # (B, W, N, K)
     patches: Tensor  # (B, W, N, P), pixels -1 .. 1 in float32
 
     @classmethod
     def empty(
-        cls, config: ModelConfig, batch: int, tokens: int, *, device: torch.device | str, dtype: torch.dtype
+        cls,
+        config: ModelConfig,
+        layers: Sequence[Layer],
+        batch: int,
+        tokens: int,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
     ) -> StreamCache:
-        """Return a cache that holds nothing yet."""
-        trunk = (config.depth, batch, config.heads, config.window, tokens, config.head_dim)
+        """Return a cache that holds nothing yet, of a network with these attention layers and tokens of a frame."""
+
+        def rings() -> tuple[Tensor, ...]:
+            shapes = [(batch, groups, config.window, own, channels) for groups, own, channels in layers]
+            return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+
+        frames = 0 if config.stacked else config.window  # a network that sees stacked frames recalls nothing
         return cls(
-            keys=torch.zeros(trunk, dtype=dtype, device=device),
-            values=torch.zeros(trunk, dtype=dtype, device=device),
-            recall_keys=torch.zeros(batch, config.window, tokens, config.head_dim, dtype=dtype, device=device),
-            patches=torch.zeros(batch, config.window, tokens, 3 * config.patch**2, device=device),
+            keys=rings(),
+            values=rings(),
+            recall_keys=torch.zeros(batch, frames, tokens, config.head_dim, dtype=dtype, device=device),
+            patches=torch.zeros(batch, frames, tokens, 3 * config.patch**2, device=device),
         )
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> StreamCache:
         """Undo `tensors`; other entries are passed over."""
-        return cls(**{name: tensors[name] for name in BATCH_AXIS})
+        count = sum(name.startswith("keys.") for name in tensors)
+        return cls(
+            keys=tuple(tensors[f"keys.{layer}"] for layer in range(count)),
+            values=tuple(tensors[f"values.{layer}"] for layer in range(count)),
+            recall_keys=tensors["recall_keys"],
+            patches=tensors["patches"],
+        )
 
     @classmethod
     def join(cls, caches: Sequence[StreamCache]) -> StreamCache:
         """Return one cache of all rows, copied."""
-        columns = {name: [cache.tensors()[name] for cache in caches] for name in BATCH_AXIS}
-        return cls(**{name: torch.cat(parts, dim=BATCH_AXIS[name]) for name, parts in columns.items()})
+        columns = [cache.tensors() for cache in caches]
+        return cls.of({name: torch.cat([column[name] for column in columns]) for name in columns[0]})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name."""
-        return {name: getattr(self, name) for name in BATCH_AXIS}
+        """Return the tensors by name; rows lie along the first axis of each."""
+        rings = {"keys": self.keys, "values": self.values}
+        named = {f"{name}.{layer}": ring for name, layers in rings.items() for layer, ring in enumerate(layers)}
+        return {**named, "recall_keys": self.recall_keys, "patches": self.patches}
 
     def select(self, rows: Tensor) -> StreamCache:
         """Return copies of the given rows."""
-        return StreamCache(
-            **{name: tensor.index_select(BATCH_AXIS[name], rows) for name, tensor in self.tensors().items()}
-        )
+        return self.of({name: tensor.index_select(0, rows) for name, tensor in self.tensors().items()})
 
     def put(self, rows: Tensor, other: StreamCache) -> None:
         """Overwrite the given rows with those of ``other``."""
+        theirs = other.tensors()
         for name, tensor in self.tensors().items():
-            tensor.index_copy_(BATCH_AXIS[name], rows, getattr(other, name))
+            tensor.index_copy_(0, rows, theirs[name])

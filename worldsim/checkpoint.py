@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worldsim.config import ModelConfig
+from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.dit import DiT
 from worldsim.errors import UsageError, suggestion
 from worldsim.spec import WorldSpec
+from worldsim.unet import UNet
 
 FORMAT = 1
 """Number of the checkpoint layout; a checkpoint of another number is refused."""
@@ -62,7 +63,8 @@ class Checkpoint:
 
 def build(model: ModelConfig, world: WorldSpec) -> Denoiser:
     """Return an untrained denoiser of the given sizes for the given world."""
-    return Denoiser(DiT(model, world.action_dim, Denoiser.readout_dim(world)), world)
+    kind = DiT if model.architecture == "dit" else UNet
+    return Denoiser(kind(model, world.action_dim, Denoiser.readout_dim(world)), world)
 
 
 def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], *, card: str, dtype: torch.dtype) -> Path:
@@ -82,7 +84,7 @@ def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], *, card: str, d
         (temporary / WEIGHTS).chmod(0o644)  # the writer leaves it private
         settings = {
             "format": FORMAT,
-            "architecture": "dit",
+            "architecture": checkpoint.model.architecture,
             "model": checkpoint.model.to_json(),
             "world": checkpoint.world.to_json(),
             "sampler": {"num_steps": checkpoint.sampler_steps},
@@ -180,7 +182,7 @@ def card(checkpoint: Checkpoint) -> str:
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.get("validation", {}).items())
     return f"""# A worldsim checkpoint of {world.env_id}
 
-A block-causal Diffusion Transformer that dreams {world.frame_shape[1]} x {world.frame_shape[0]} frames at \
+A {ARCHITECTURES[checkpoint.model.architecture]} that dreams {world.frame_shape[1]} x {world.frame_shape[0]} frames at \
 {world.frame_rate_hz:g} frames a second under the actions {", ".join(world.action_names)}.
 
 ```python

@@ -71,6 +71,20 @@ def _report_lines(result: Any, options: Mapping[str, Any]) -> str:
     return "\n".join(_lines(result, ""))
 
 
+def _report_columns(result: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+    """Write rows of a table, their names first."""
+    del options
+    head = ["", *next(iter(result.values()))]
+    cells = [
+        [name, *(f"{item:.1f}" if isinstance(item, float) else str(item) for item in row.values())]
+        for name, row in result.items()
+    ]
+    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *cells]
+    )
+
+
 def _lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, item in value.items():
         if isinstance(item, Mapping):
@@ -180,6 +194,14 @@ COMMANDS = {
         examples="  worldsim export runs/small --out my-world   # gym.make(..., checkpoint='my-world') anywhere",
         after_interrupt=f"{RUN_AGAIN} to start over.",
         report=lambda result, _: f"Checkpoint in {result}.",
+    ),
+    "presets": Command(
+        target="worldsim.eval.sizes:presets",
+        summary="count parameters and operations of the presets, transformers and U-Nets",
+        positional="names",
+        examples="  worldsim presets                     # nano and small, with the U-Nets beside them\n  worldsim presets nano,nano-unet",
+        after_interrupt=f"Nothing is kept. {RUN_AGAIN} to start over.",
+        report=_report_columns,
     ),
     "info": Command(
         target="worldsim.cli:info",

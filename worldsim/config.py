@@ -8,15 +8,26 @@ from typing import Any
 
 from worldsim.errors import UsageError, suggestion
 
+ARCHITECTURES = {
+    "dit": "block-causal Diffusion Transformer",
+    "unet": "convolutional U-Net with attention over time",
+    "unet-stacked": "convolutional U-Net over stacked frames",
+}
+"""Kinds of networks, and what they are called."""
+
+RECENT_FRAMES = 2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of the block-causal spacetime Diffusion Transformer. Saved with the weights, read back by `from_json`."""
+    """Kind and sizes of a network. Saved with the weights, read back by `from_json`."""
 
+    architecture: str = "dit"
+    """What stands between the first and the last convolutions: one of `ARCHITECTURES`."""
     width: int
-    """Channels of a token in the transformer trunk."""
+    """Channels of a token in the transformer trunk; of a U-Net, those of its lowest level."""
     depth: int
-    """Number of transformer blocks."""
+    """Number of transformer blocks; of a U-Net, residual blocks a level on each way."""
     heads: int
     """Attention heads; ``width / heads`` must be a multiple of 8 (it is split between time, height and width)."""
     patch: int = 16
@@ -39,6 +50,13 @@ class ModelConfig:
     """Noise (share of 1 in ``1 - level``) put on frames as they are committed to the cache."""
 
     def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise UsageError(
+                "architecture",
+                got=repr(self.architecture),
+                allowed=", ".join(ARCHITECTURES),
+                fix=suggestion(self.architecture, tuple(ARCHITECTURES)),
+            )
         if self.width % self.heads or (self.width // self.heads) % 8:
             raise UsageError(
                 "heads",
@@ -53,6 +71,14 @@ class ModelConfig:
                 allowed="a divisor of patch",
                 fix="4 divides every common patch size",
             )
+        levels = self.patch // self.fine_patch
+        if self.architecture != "dit" and (levels < 2 or levels & (levels - 1)):
+            raise UsageError(
+                "patch",
+                got=f"{self.patch} for fine_patch {self.fine_patch}",
+                allowed="fine_patch times a power of two: a U-Net halves its cells until they are patches",
+                fix="4 x 4 = 16 is the default",
+            )
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
             raise UsageError("max_steps", got=self.max_steps, allowed="a power of two", fix="8 is the default")
         if self.window < 2:
@@ -62,6 +88,21 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the past comes as frames stacked in channels, and nothing is attended to or recalled."""
+        return self.architecture == "unet-stacked"
+
+    @property
+    def recent(self) -> int:
+        """Frames before the one at hand that are seen in pixels; with two of them motion can be seen locally."""
+        return self.window - 1 if self.stacked else RECENT_FRAMES
+
+    @property
+    def past_actions(self) -> int:
+        """Actions before the one at hand that come with it; an attending network has them in what it attends to."""
+        return self.window - 2 if self.stacked else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON-able dictionary."""
@@ -82,15 +123,36 @@ class ModelConfig:
         return cls(**data)
 
 
+def _beside(config: ModelConfig, architecture: str, width: int, heads: int, stem_channels: int) -> ModelConfig:
+    """Return a U-Net of other sizes, and else like a transformer."""
+    sizes = {"width": width, "heads": heads, "stem_channels": stem_channels, "depth": 1}
+    return dataclasses.replace(config, architecture=architecture, **sizes)
+
+
+_NANO = ModelConfig(
+    width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, readout_width=96, window=16
+)
+_SMALL = ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=64)
+
 PRESETS: dict[str, ModelConfig] = {
-    "nano": ModelConfig(
-        width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, readout_width=96, window=16
-    ),
-    "small": ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=64),
+    "nano": _NANO,
+    "nano-unet": _beside(_NANO, "unet", 128, 4, 20),
+    "nano-unet-flops": _beside(_NANO, "unet", 96, 4, 12),
+    "nano-unet-stacked": _beside(_NANO, "unet-stacked", 128, 4, 32),
+    "nano-unet-stacked-flops": _beside(_NANO, "unet-stacked", 128, 4, 20),
+    "small": _SMALL,
+    "small-unet": _beside(_SMALL, "unet", 160, 5, 48),
+    "small-unet-flops": _beside(_SMALL, "unet", 160, 4, 24),
+    "small-unet-stacked": _beside(_SMALL, "unet-stacked", 160, 5, 56),
+    "small-unet-stacked-flops": _beside(_SMALL, "unet-stacked", 160, 5, 44),
     "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
     "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),
 }
-"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (embedded), `base` and `large` for GPUs."""
+"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (embedded), `base` and `large` for GPUs.
+
+Beside a transformer stand U-Nets of as many parameters (within 2 %) and, called -flops, of as many operations in training
+(within 5 %), both counted for the Arena.
+"""
 
 
 def preset(name: str) -> ModelConfig:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.dit import DiT
+from worldsim.network import Network, action_windows
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
 
@@ -212,7 +212,7 @@ class Context:
 class Denoiser(nn.Module):
     """The network with the meaning of its inputs: ``loss`` for training, ``estimate`` for what it thinks is there."""
 
-    def __init__(self, network: DiT, spec: WorldSpec) -> None:
+    def __init__(self, network: Network, spec: WorldSpec) -> None:
         super().__init__()
         self.network = network
         network.condition.set_action_range(spec.action_low, spec.action_high)
@@ -253,9 +253,12 @@ class Denoiser(nn.Module):
         known_clean = known_BT & (torch.arange(t, device=known.device) > 0)
         context_step = torch.full((b, t), CONTEXT_STEP, device=known.device)
         target_step = (1 + draws.num_steps.float().log2().round().long())[:, None].expand(b, t)
+        into_clean, into_noisy = (
+            action_windows(into, self.network.config.past_actions) for into in (into_clean, clip_actions)
+        )
         return (
             condition(draws.context_level, context_step, into_clean, known_clean),
-            condition(draws.level, target_step, clip_actions, known_BT),
+            condition(draws.level, target_step, into_noisy, known_BT),
         )
 
     def estimate(self, context: Context, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
 
-RECENT_FRAMES = 2
-"""Frames before the one at hand that the detail path sees in pixels: with two of them motion can be seen locally."""
-
 FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
 
@@ -105,25 +102,26 @@ def pixel_convolutions(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class DetailStem(nn.Module):
-    """From pixels to tokens: the frame, the `RECENT_FRAMES` before it and the place, convolved on cells, then patched."""
+    """From pixels to cells: the frame, the recent ones before it (`ModelConfig.recent`) and the place, convolved."""
+
+    to_tokens: nn.Linear
+    """From the cells of a patch to its token, in a network whose trunk works on tokens."""
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
         super().__init__()
-        self.cell, self.merge = config.fine_patch, config.patch // config.fine_patch
-        self.embed = nn.Linear((1 + RECENT_FRAMES) * 3 * self.cell**2 + 2, config.stem_channels)
+        self.cell = config.fine_patch
+        self.embed = nn.Linear((1 + config.recent) * 3 * self.cell**2 + 2, config.stem_channels)
         self.block = ConvBlock(config.stem_channels, cond_dim)
-        self.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
 
-    def forward(self, frame_FHWc: Tensor, recent_FPHWc: Tensor, cond_FC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens (F, R, C, D) and the cells (F, h, w, E) that the head's skip connection reads."""
+    def forward(self, frame_FHWc: Tensor, recent_FPHWc: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the cells (F, h, w, E), which the trunk and the head's skip connection read."""
         seen = torch.cat([frame_FHWc, *recent_FPHWc.unbind(1)], dim=-1)
-        cells = space_to_depth(seen, self.cell)  # (F, h, w, 9 * cell^2)
+        cells = space_to_depth(seen, self.cell)  # (F, h, w, 3 * (1 + P) * cell^2)
         f, h, w, _ = cells.shape
         y = torch.linspace(-1, 1, h, dtype=cells.dtype, device=cells.device)[:, None, None].expand(h, w, 1)
         x = torch.linspace(-1, 1, w, dtype=cells.dtype, device=cells.device)[None, :, None].expand(h, w, 1)
         place = torch.cat([y, x], dim=-1).expand(f, h, w, 2)
-        cells = self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)  # (F, h, w, E)
-        return self.to_tokens(space_to_depth(cells, self.merge)), cells
+        return self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)
 
 
 class DetailHead(nn.Module):

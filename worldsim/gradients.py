@@ -15,7 +15,8 @@ from torch import Tensor
 
 from worldsim.cache import StreamCache
 from worldsim.denoiser import add_noise, to_uint8, to_unit
-from worldsim.rollout import FrameStream, Rollout, frame_shape
+from worldsim.network import Features
+from worldsim.rollout import FrameStream, Pass, Rollout, frame_shape
 from worldsim.sampler import sample_euler
 from worldsim.state import WorldState
 
@@ -27,7 +28,6 @@ def imagine(rollout: Rollout, state: WorldState, plans: Float[Tensor, "b t a"]) 
     """
     with torch.inference_mode(False), torch.enable_grad():
         state = state.fork()
-        recent = state.recent
         levels, passes, commit = rollout.passes()
         rows: list[Tensor] = []
         shown: list[Tensor] = []
@@ -36,17 +36,16 @@ def imagine(rollout: Rollout, state: WorldState, plans: Float[Tensor, "b t a"]) 
             shape = frame_shape(state, rollout.network.config.patch)
             noise, commit_noise = (state.draw(shape).to(plans.device) for _ in range(2))
 
-            def denoise(z: Tensor, at: float, stream: _TracedStream = stream, recent: Tensor = recent) -> Tensor:
+            def denoise(z: Tensor, at: float, stream: _TracedStream = stream, recent: Tensor = state.recent) -> Tensor:
                 return stream.estimate(z, recent, passes[levels.index(at)])
 
             clean = sample_euler(denoise, noise, rollout.num_steps)
             unit = clean.clamp(-1, 1)
             unit = unit + (to_unit(to_uint8(clean)) - unit).detach()
             noised = add_noise(unit, commit_noise, torch.full((len(plans),), commit[0], device=plans.device))
-            rows.append(stream.commit(unit, noised, recent, commit))
+            rows.append(stream.commit(unit, noised, state.recent, commit))
             shown.append(unit)
-            recent = torch.cat([recent[:, 1:], unit[:, None]], dim=1)
-            state = dataclasses.replace(state, cache=stream.remembered(), times=state.times + 1)
+            state = dataclasses.replace(state.after(unit, plans[:, t]), cache=stream.remembered())
         return {"frames": torch.stack(shown, dim=1), **rollout.denoiser.read(torch.stack(rows, dim=1))}
 
 
@@ -55,16 +54,18 @@ class _TracedStream(FrameStream):
 
     def remembered(self) -> StreamCache:
         """Return the cache with everything that was kept."""
-        keys, values = (torch.stack(parts) for parts in zip(*self._layers, strict=True))
+        keys, values = zip(*self._kept, strict=True) if self._kept else ((), ())
         return dataclasses.replace(self.cache, keys=keys, values=values)
+
+    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> Features:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        return super()._run(frame, recent, at)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         here = self._here()[:, None, :, None, None]
         keys = torch.where(here, k[:, :, None], self.cache.keys[layer])
         values = torch.where(here, v[:, :, None], self.cache.values[layer])
-        if layer == 0:
-            self._layers: list[tuple[Tensor, Tensor]] = []
-        self._layers.append((keys, values))
+        self._kept.append((keys, values))
         return keys, values
 
     def _keep_recall(self, keys: Tensor, patches: Tensor) -> None:

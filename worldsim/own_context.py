@@ -7,14 +7,11 @@ does, and learns the true next frame from there.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
 from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, Draws, add_noise, step_index, to_uint8, to_unit
-from worldsim.rollout import FrameStream, commit_context
-from worldsim.state import WorldState
+from worldsim.rollout import FrameStream, commit_context, empty_state
 
 MAX_OWN_FRAMES = 8
 """Most frames of a clip that the model dreams itself before it is asked for the true next one."""
@@ -29,15 +26,8 @@ def dream_on(denoiser: Denoiser, clip: Clip, draws: Draws, first: int) -> Tensor
     """
     network, config = denoiser.network, denoiser.network.config
     frames = to_unit(clip.frames[:, :-1])
-    b, t, height, width, _ = frames.shape
-    state = WorldState.empty(
-        config=config,
-        grid=(height // config.patch, width // config.patch),
-        readout_dim=denoiser.raw_readout_dim,
-        seeds=range(b),
-        device=frames.device,
-        dtype=network.dtype,
-    )
+    b, t = frames.shape[:2]
+    state = empty_state(denoiser, frames.shape[2:4], range(b))
     level = torch.full((b, t), 1 - config.context_noise, device=frames.device)
     commit, start = (1 - config.context_noise, CONTEXT_STEP), (0.0, step_index(config.max_steps))
     into = torch.cat([torch.zeros_like(clip.actions[:, :1]), clip.actions], dim=1)
@@ -50,7 +40,6 @@ def dream_on(denoiser: Denoiser, clip: Clip, draws: Draws, first: int) -> Tensor
         stream = FrameStream(network, state, into[:, k], [start, commit])
         frame = to_unit(to_uint8(stream.estimate(draws.noise[:, k - 1], state.recent, start)))
         stream.commit(frame, add_noise(frame, draws.context_noise[:, k], level[:, k]), state.recent, commit)
-        state = dataclasses.replace(state, recent=torch.cat([state.recent[:, 1:], frame[:, None]], dim=1))
-        state.times.add_(1)
+        state = state.after(frame, into[:, k])
         shown.append(frame[:, None])
     return torch.cat(shown, dim=1)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from worldsim.denoiser import Denoiser, to_unit
-from worldsim.dit import recent_frames
+from worldsim.network import recent_frames
 
 
 @torch.inference_mode()
@@ -18,5 +18,5 @@ def read_clips(denoiser: Denoiser, frames: UInt8[np.ndarray, "b t h w 3"]) -> di
     rows = []
     for clip in frames:
         shown = to_unit(torch.from_numpy(np.require(clip, requirements="W"))).to(device)
-        rows.append(network.readout(recent_frames(shown[None])[0, :-1, -1], shown))
+        rows.append(network.readout(recent_frames(shown[None], 1)[0, :-1, -1], shown))
     return {name: values.cpu().numpy() for name, values in denoiser.read(torch.stack(rows)).items()}

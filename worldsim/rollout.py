@@ -1,6 +1,6 @@
 """Streaming imagination: one frame per action, with a ring of keys and values. Knows no environment and no files.
 
-Dimension keys: B batch, N tokens of a frame, D width, H heads, K channels of a head, W window, A action.
+Dimension keys: B batch, G groups of attention, N tokens of a group, K channels of a head, W window, A action.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from worldsim.attention import CHUNK_FRAMES, attend, rotary_phases
+from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
-from worldsim.detail import normalise
-from worldsim.dit import Block, DiT, recent_frames
 from worldsim.errors import UsageError
+from worldsim.network import Features, Network, action_windows, recent_frames
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
 
@@ -54,7 +53,7 @@ class Rollout:
         self.context_noise = config.context_noise if context_noise is None else context_noise
 
     @property
-    def network(self) -> DiT:
+    def network(self) -> Network:
         """The network that is streamed."""
         return self.denoiser.network
 
@@ -72,15 +71,7 @@ class Rollout:
     ) -> WorldState:
         """Commit a context of k+1 frames and k actions; ``seeds`` start one noise generator per row."""
         check_context(frames, actions, self.network.config.patch)
-        height, width = frames.shape[2:4]
-        state = WorldState.empty(
-            config=self.network.config,
-            grid=(height // self.network.config.patch, width // self.network.config.patch),
-            readout_dim=self.denoiser.raw_readout_dim,
-            seeds=[int(seed) for seed in seeds],
-            device=self.device,
-            dtype=self.network.dtype,
-        )
+        state = empty_state(self.denoiser, frames.shape[2:4], [int(seed) for seed in seeds])
         unit = to_unit(torch.from_numpy(np.require(frames, requirements="W"))).to(self.device)
         into = torch.from_numpy(np.pad(actions, ((0, 0), (1, 0), (0, 0)))).to(self.device)  # into frames 0 .. k
         level = 1 - self.context_noise
@@ -111,9 +102,7 @@ class Rollout:
         noise = state.draw(frame_shape(state, self.network.config.patch)).to(self.device)
         unit = to_unit(frames)
         noised = add_noise(unit, noise, torch.full((len(actions),), commit[0], device=self.device))
-        state.readout.copy_(stream.commit(unit, noised, state.recent, commit))
-        state.recent.copy_(torch.cat([state.recent[:, 1:], unit[:, None]], dim=1))
-        state.times.add_(1)
+        state = dataclasses.replace(state, readout=stream.commit(unit, noised, state.recent, commit))
         read = self.read(state)
         shown = frames.cpu().numpy()
         return StepOutput(
@@ -121,7 +110,7 @@ class Rollout:
             rewards=read.pop("reward"),
             terminated=read.pop("terminated"),
             readouts=read,
-            state=dataclasses.replace(state, frames=shown),
+            state=dataclasses.replace(state.after(unit, action), frames=shown),
         )
 
     def passes(self) -> tuple[list[float], list[Pass], Pass]:
@@ -136,25 +125,42 @@ class Rollout:
 
     def check_state(self, state: WorldState) -> None:
         """Raise UsageError unless ``state`` is one that this network can go on from."""
-        config, network = self.network.config, self.network
+        network, cache = self.network, state.cache
         wanted = (
-            config.depth,
-            config.heads,
-            config.window,
-            config.head_dim,
+            [(*layer[:1], network.config.window, *layer[1:]) for layer in network.layers(state.grid)],
+            (network.config.recent, network.config.past_actions),
             self.denoiser.raw_readout_dim,
             network.dtype,
         )
-        keys = state.cache.keys
-        got = (*(keys.shape[i] for i in (0, 2, 3, 5)), state.readout.shape[1], keys.dtype)
+        got = (
+            [tuple(keys.shape[1:]) for keys in cache.keys],
+            (state.recent.shape[1], state.past_actions.shape[1]),
+            state.readout.shape[1],
+            cache.recall_keys.dtype,
+        )
         if got != wanted:
-            names = "depth, heads, window, channels, readouts, type"
+            names = "rings of the layers, recent frames and actions, readouts, type"
             raise UsageError(
                 "world state",
                 got=f"({names}) = {got}",
                 allowed=str(wanted),
                 fix="restore it with the model it came from",
             )
+
+
+def empty_state(denoiser: Denoiser, frame_size: Sequence[int], seeds: Sequence[int]) -> WorldState:
+    """Return worlds of a denoiser that remember nothing yet, one per seed; ``frame_size`` is height and width in pixels."""
+    network = denoiser.network
+    grid = (frame_size[0] // network.config.patch, frame_size[1] // network.config.patch)
+    return WorldState.empty(
+        config=network.config,
+        layers=network.layers(grid),
+        grid=grid,
+        sizes=(network.condition.action_dim, denoiser.raw_readout_dim),
+        seeds=seeds,
+        device=next(network.parameters()).device,
+        dtype=network.dtype,
+    )
 
 
 def frame_shape(state: WorldState, patch: int) -> tuple[int, int, int]:
@@ -173,55 +179,55 @@ class FrameStream:
     """
 
     def __init__(
-        self, network: DiT, state: WorldState, action: Tensor, passes: Sequence[Pass], conditioned: bool = True
+        self, network: Network, state: WorldState, action: Tensor, passes: Sequence[Pass], conditioned: bool = True
     ) -> None:
         self.network, self.cache, self.grid = network, state.cache, state.grid
         window = network.config.window
         times, rows = state.times.clone(), len(action)
         self.rows = torch.arange(rows, device=times.device)
         self.slots = times % window
-        cos, sin = rotary_phases(times, state.grid, network.config.head_dim)  # (B, N, K / 2)
-        self.phases = cos[:, None], sin[:, None]
+        self.phases = network.phases(times, state.grid)  # (B, 1, N, K / 2)
         self.bias: Tensor | None = None
         slots = torch.arange(window, device=times.device)[None]
         self.hidden = (slots >= times[:, None]) | (slots == self.slots[:, None])  # (B, W), from what is recalled
         if int(times.min()) + 1 < window:
             empty = slots > times[:, None]  # (B, W)
             bias = torch.zeros(empty.shape, dtype=network.dtype, device=times.device).masked_fill_(empty, float("-inf"))
-            tokens = state.grid[0] * state.grid[1]
+            tokens = self.phases[0].shape[-2]
             self.bias = bias.repeat_interleave(tokens, 1)[:, None, None]  # (B, 1, 1, W * N)
         levels, indices = (torch.tensor(column, device=times.device) for column in zip(*passes, strict=True))
-        conds = network.condition(
+        action = torch.cat([state.past_actions.flatten(1), action], dim=-1)
+        told = network.told(
             levels[:, None].expand(-1, rows),
             indices[:, None].expand(-1, rows),
             action.expand(len(passes), -1, -1),
             torch.full((len(passes), rows), conditioned, device=times.device),
-        )  # (passes, B, C)
-        self.conds = dict(zip(passes, conds, strict=True))
-        modulations = [modulation(block, conds[..., None, :]) for block in network.trunk()]
-        self.modulations = {
-            one: [tuple(part[i] for part in parts) for parts in modulations] for i, one in enumerate(passes)
-        }
+        )  # (passes, B, ...)
+        self.told = {one: told.at(i) for i, one in enumerate(passes)}
 
     def estimate(self, frame: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the recent ones (B, P, H, W, 3)."""
-        tokens, cells = self._run(frame, recent, at)
+        made = self._run(frame, recent, at)
         memory = self.cache.recall_keys, self.cache.patches
-        recalled = self.network.recall(tokens[:, None], self.phases, memory, self.hidden[:, None], self.grid)[:, 0]
-        return self.network.head(tokens.unflatten(1, self.grid), cells, recent[:, -1], recalled, self.conds[at])[0]
+        recalled = self.network.recalled(
+            made.tokens[:, None], self.phases, memory, self.hidden[:, None], recent[:, -1:]
+        )
+        tokens = made.tokens.unflatten(1, self.grid)
+        return self.network.head(tokens, made.cells, recent[:, -1], recalled[:, 0], self.told[at].cond)[0]
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).
 
         The frame comes as it was shown and with the noise of ``at``, both (B, H, W, 3).
         """
-        tokens, _ = self._run(noised, recent, at)
-        phases = self.phases[0][:, 0], self.phases[1][:, 0]
-        self._keep_recall(self.network.recall.keys(tokens, phases), self.network.recall.patches(shown))
+        if self.network.remembers:
+            tokens = self._run(noised, recent, at).tokens
+            phases = self.phases[0][:, 0], self.phases[1][:, 0]
+            self._keep_recall(*self.network.remember(shown, tokens, phases))
         return self.network.readout(recent[:, -1], shown)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values (B, H, N, K) of the frame into a layer's cache, and return that cache."""
+        """Put keys and values (B, G, N, K) of the frame into a layer's cache, and return that cache."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.rows, :, self.slots] = k
         values[self.rows, :, self.slots] = v
@@ -232,21 +238,17 @@ class FrameStream:
         self.cache.recall_keys[self.rows, self.slots] = keys
         self.cache.patches[self.rows, self.slots] = patches
 
-    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
-        tokens_BRCD, cells = self.network.tokens(frame, recent, self.conds[at])
-        x = tokens_BRCD.flatten(1, 2)  # (B, N, D)
-        for layer, block in enumerate(self.network.trunk()):
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations[at][layer]
-            q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), self.phases)  # (B, H, N, K)
-            keys, values = self._keep(layer, k, v)  # (B, H, W, N, K)
-            mixed = attend(q, keys.flatten(2, 3), values.flatten(2, 3), self.bias)  # (B, H, N, K)
-            x = torch.addcmul(x, gate_a, block.proj(mixed.transpose(1, 2).flatten(-2)))
-            x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
-        return x, cells
+    def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend to what is in the cache, this frame included: (B, G, N, K)."""
+        keys, values = self._keep(layer, k, v)  # (B, G, W, N, K)
+        return attend(q, keys.flatten(2, 3), values.flatten(2, 3), self.bias)
+
+    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> Features:
+        return self.network.features(frame, recent, self.told[at], self.phases, self._mix)
 
 
 def commit_context(
-    network: DiT,
+    network: Network,
     state: WorldState,
     row: int,
     context: tuple[Tensor, Tensor, Tensor],
@@ -259,31 +261,28 @@ def commit_context(
     Nothing is known of the action that led into frame 0.
     """
     shown, noised, actions = context
-    count, window = len(shown), network.config.window
+    count, window, past = len(shown), network.config.window, network.config.past_actions
     times = torch.arange(count, device=shown.device)
-    index = torch.full((count,), CONTEXT_STEP, device=shown.device)
-    cond = network.condition(
-        torch.full((count,), level, device=shown.device), index, actions, (times > 0) & conditioned
-    )  # (T, C)
-    recent = recent_frames(shown[None])[0]  # (T + 1, P, H, W, 3)
-    tokens_TRCD, _ = network.tokens(noised, recent[:-1], cond)
-    x = tokens_TRCD.flatten(1, 2)  # (T, N, D)
-    cos, sin = rotary_phases(times, state.grid, network.config.head_dim)
-    phases = cos[:, None], sin[:, None]
+    recent = recent_frames(shown[None], network.config.recent)[0]  # (T + 1, P, H, W, 3)
     kept = times[-window:]
-    for layer, block in enumerate(network.trunk()):
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(block, cond[:, None])
-        q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (T, H, N, K)
-        for cache, new in ((state.cache.keys, k), (state.cache.values, v)):
-            cache[layer, row, :, kept % window] = new[kept].transpose(0, 1)
-        mixed = banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window)  # (H, T, N, K)
-        x = torch.addcmul(x, gate_a, block.proj(mixed.permute(1, 2, 0, 3).flatten(-2)))
-        x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
-    memory = network.recall.keys(x, (cos, sin)), network.recall.patches(shown)
-    for cache, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
-        cache[row, kept % window] = new[kept]
+
+    def mix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (T, G, N, K)
+        for ring, new in ((state.cache.keys[layer], k), (state.cache.values[layer], v)):
+            ring[row, :, kept % window] = new[kept].transpose(0, 1)
+        return banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
+
+    if network.remembers:
+        index = torch.full((count,), CONTEXT_STEP, device=shown.device)
+        at = torch.full((count,), level, device=shown.device)
+        told = network.told(at, index, action_windows(actions, past), (times > 0) & conditioned)  # (T, ...)
+        phases = network.phases(times, state.grid)  # (T, 1, N, K / 2)
+        tokens = network.features(noised, recent[:-1], told, phases, mix).tokens
+        memory = network.remember(shown, tokens, (phases[0][:, 0], phases[1][:, 0]))
+        for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
+            ring[row, kept % window] = new[kept]
     state.readout[row] = network.readout(recent[-2:-1, -1], shown[-1:])[0]
     state.recent[row] = recent[-1]
+    state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]
     state.times[row] = count
 
 
@@ -299,12 +298,6 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         out = attend(q[:, start:stop].flatten(1, 2), k[:, low:stop].flatten(1, 2), v[:, low:stop].flatten(1, 2), bias)
         outputs.append(out.unflatten(1, (stop - start, tokens)))
     return torch.cat(outputs, dim=1)
-
-
-def modulation(block: Block, cond: Tensor) -> tuple[Tensor, ...]:
-    """Return shift, 1 + scale and gate of the attention, then of the MLP, each (..., D) for conditions (..., C)."""
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.modulation(cond).chunk(6, dim=-1)
-    return shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m
 
 
 def check_context(frames: np.ndarray, actions: np.ndarray, patch: int) -> None:

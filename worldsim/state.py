@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worldsim.cache import StreamCache
+from worldsim.cache import Layer, StreamCache
 from worldsim.config import ModelConfig
-from worldsim.detail import RECENT_FRAMES
 from worldsim.errors import UsageError
 
 
@@ -32,6 +31,8 @@ class WorldState:
     """(B,) frames committed so far."""
     recent: Tensor
     """(B, P, H, W, 3) the last frames committed, in -1 .. 1, without context noise, oldest first; zeros before frame 0."""
+    past_actions: Tensor
+    """(B, M, A) the last actions, oldest first, for a network that is told them (M = 0 for others); zeros before the first."""
     readout: Tensor
     """(B, R) raw readout row of the last committed frame: reward, termination logit, then every declared readout."""
     generators: tuple[torch.Generator, ...]
@@ -45,19 +46,21 @@ class WorldState:
         cls,
         *,
         config: ModelConfig,
+        layers: Sequence[Layer],
         grid: tuple[int, int],
-        readout_dim: int,
+        sizes: tuple[int, int],
         seeds: Sequence[int],
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> WorldState:
-        """Return worlds that remember nothing yet, one per seed."""
-        b = len(seeds)
+        """Return worlds that remember nothing yet, one per seed; ``sizes`` are those of an action and a readout row."""
+        b, (action_dim, readout_dim) = len(seeds), sizes
         height, width = grid[0] * config.patch, grid[1] * config.patch
         return cls(
-            cache=StreamCache.empty(config, b, grid[0] * grid[1], device=device, dtype=dtype),
+            cache=StreamCache.empty(config, layers, b, grid[0] * grid[1], device=device, dtype=dtype),
             times=torch.zeros(b, dtype=torch.int64, device=device),
-            recent=torch.zeros(b, RECENT_FRAMES, height, width, 3, device=device),
+            recent=torch.zeros(b, config.recent, height, width, 3, device=device),
+            past_actions=torch.zeros(b, config.past_actions, action_dim, device=device),
             readout=torch.zeros(b, readout_dim, device=device),
             generators=tuple(torch.Generator().manual_seed(seed) for seed in seeds),
             grid=grid,
@@ -73,6 +76,15 @@ class WorldState:
         """Draw standard normal noise (B, *shape), each row from its own generator."""
         return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
 
+    def after(self, shown: Tensor, actions: Tensor) -> WorldState:
+        """Return the state once a frame (B, H, W, 3), -1 .. 1, that ``actions`` (B, A) led to is committed to the cache."""
+        return dataclasses.replace(
+            self,
+            recent=torch.cat([self.recent[:, 1:], shown[:, None]], dim=1),
+            past_actions=torch.cat([self.past_actions, actions[:, None]], dim=1)[:, 1:],
+            times=self.times + 1,
+        )
+
     def fork(self) -> WorldState:
         """Return an independent copy: stepping one leaves the other as it was, and both dream the same noise."""
         return self.select(range(self.batch_size))
@@ -84,6 +96,7 @@ class WorldState:
             cache=self.cache.select(rows),
             times=self.times[rows],
             recent=self.recent[rows],
+            past_actions=self.past_actions[rows],
             readout=self.readout[rows],
             generators=tuple(_copy_generator(self.generators[int(i)]) for i in rows),
             grid=self.grid,
@@ -108,6 +121,7 @@ class WorldState:
         self.cache.put(rows, other.cache)
         self.times[rows] = other.times
         self.recent[rows] = other.recent
+        self.past_actions[rows] = other.past_actions
         self.readout[rows] = other.readout
         generators, frames = list(self.generators), self.frames.copy()
         for position, index in enumerate(indices):
@@ -127,6 +141,7 @@ class WorldState:
             cache=StreamCache.join([state.cache for state in states]),
             times=torch.cat([state.times for state in states]),
             recent=torch.cat([state.recent for state in states]),
+            past_actions=torch.cat([state.past_actions for state in states]),
             readout=torch.cat([state.readout for state in states]),
             generators=tuple(_copy_generator(generator) for state in states for generator in state.generators),
             grid=states[0].grid,
@@ -140,6 +155,7 @@ class WorldState:
             **self.cache.tensors(),
             "times": self.times,
             "recent": self.recent,
+            "past_actions": self.past_actions,
             "readout": self.readout,
             "generators": torch.stack([generator.get_state() for generator in self.generators]),
             "grid": torch.tensor(self.grid),
@@ -164,6 +180,7 @@ class WorldState:
                 cache=StreamCache.of(read),
                 times=read["times"],
                 recent=read["recent"],
+                past_actions=read["past_actions"],
                 readout=read["readout"],
                 generators=tuple(generators),
                 grid=(int(read["grid"][0]), int(read["grid"][1])),

@@ -3,8 +3,8 @@
 No dream is made and nothing is learnt: the training loss, frame by frame, on the levels of the finest sampler. Knows no
 world and no probe.
 
-Dimension keys: B draws, L levels, T frames, N tokens of a frame, D width, H heads, K channels of a head, P recent frames,
-C condition channels.
+Dimension keys: B draws, L levels, T frames, G groups of attention, N tokens of a group, K channels of a head, P recent
+frames, C condition channels.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from worldsim.attention import attend_beside, rotary_phases
+from worldsim.attention import attend_beside
 from worldsim.cache import StreamCache
+from worldsim.config import ModelConfig
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, LossConfig, add_noise, step_index, to_unit
-from worldsim.detail import normalise
-from worldsim.dit import recent_frames
 from worldsim.errors import UsageError
-from worldsim.rollout import check_context, modulation
+from worldsim.network import Features, Told, action_windows, recent_frames
+from worldsim.rollout import check_context
 from worldsim.sampler import uniform_levels
 
 LEVELS = 4
@@ -78,7 +78,7 @@ def surprise(
             alike = _agreement(stories[i], stories[before]) if before is not None else 0
             if before is not None:
                 result[i, :alike] = result[before, :alike]
-            walk.errors(_Film.of(frames[i], actions[i], device), alike, after, result[i])
+            walk.errors(_Film.of(frames[i], actions[i], config, device), alike, after, result[i])
             before = i
     return result
 
@@ -105,17 +105,21 @@ def _agreement(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Film:
-    """One clip: frames (T + 1, H, W, 3) of range -1 .. 1, those before each (T + 2, P, H, W, 3), actions (T, A)."""
+    """One clip: frames (T + 1, H, W, 3) of range -1 .. 1, those before each (T + 2, P, H, W, 3), actions (T, A).
+
+    Of a network that is told past actions, these come with every action (`action_windows`).
+    """
 
     frames: Tensor
     recent: Tensor
     actions: Tensor
 
     @classmethod
-    def of(cls, frames: np.ndarray, actions: np.ndarray, device: torch.device) -> _Film:
+    def of(cls, frames: np.ndarray, actions: np.ndarray, config: ModelConfig, device: torch.device) -> _Film:
         unit = to_unit(torch.from_numpy(np.require(frames, requirements="W"))).to(device)
         into = torch.from_numpy(np.require(actions, requirements="W")).to(device)
-        return cls(frames=unit, recent=recent_frames(unit[None])[0], actions=into)
+        recent = recent_frames(unit[None], config.recent)[0]
+        return cls(frames=unit, recent=recent, actions=action_windows(into, config.past_actions))
 
 
 class _Walk:
@@ -133,14 +137,13 @@ class _Walk:
         self.grid = height // config.patch, width // config.patch
         self.memory = StreamCache.empty(
             dataclasses.replace(config, window=max(steps, 2)),
+            self.network.layers(self.grid),
             draws,
             self.grid[0] * self.grid[1],
             device=device,
             dtype=self.network.dtype,
         )
-        cos, sin = rotary_phases(
-            torch.arange(steps + 1, device=device), self.grid, config.head_dim
-        )  # (T + 1, N, K / 2)
+        cos, sin = self.network.phases(torch.arange(steps + 1, device=device), self.grid)  # (T + 1, 1, N, K / 2)
         self.phases = list(zip(cos, sin, strict=True))
         self.levels = torch.tensor(levels, device=device)  # (L,)
         self.weights = Denoiser.level_weight(self.levels, LossConfig())[..., 0, 0, 0]
@@ -154,62 +157,62 @@ class _Walk:
 
     def _commit(self, film: _Film, t: int) -> None:
         """Remember frame t with its context noise. Nothing is known of the action that led into frame 0."""
+        if not self.network.remembers:
+            return
         level = torch.full((1,), 1 - self.network.config.context_noise, device=self.levels.device)
-        cond = self._condition(film, t, level, CONTEXT_STEP)
+        told = self._told(film, t, level, CONTEXT_STEP)
         noised = add_noise(film.frames[t], self.noise[:, 0, t], level)[:, None]  # (B, 1, H, W, 3)
-        x, _, trunk = self._run(film, t, noised, cond)
-        for layer, (keys, values) in enumerate(trunk):
+        made, kept = self._run(film, t, noised, told)
+        for layer, (keys, values) in enumerate(kept):
             self.memory.keys[layer][:, :, t] = keys[:, 0]
             self.memory.values[layer][:, :, t] = values[:, 0]
-        self.memory.recall_keys[:, t] = self.network.recall.keys(x[:, 0], self.phases[t])
-        self.memory.patches[:, t] = self.network.recall.patches(film.frames[None, None, t])[0]
+        phases = self.phases[t][0][0], self.phases[t][1][0]
+        keys, patches = self.network.remember(film.frames[None, None, t], made.tokens[:, 0], phases)
+        self.memory.recall_keys[:, t] = keys
+        self.memory.patches[:, t] = patches[0]
 
     def _error(self, film: _Film, t: int) -> Tensor:
         """Return the mean over draws and levels of the weighted error of frame t, given those that were committed."""
-        index = step_index(self.network.config.max_steps)
-        cond = self._condition(film, t, self.levels, index)
+        told = self._told(film, t, self.levels, step_index(self.network.config.max_steps))
         noisy = add_noise(film.frames[t], self.noise[:, None, 1, t - 1], self.levels)  # (B, L, H, W, 3)
-        x, cells, _ = self._run(film, t, noisy, cond)
-        past = self._past(t)
+        made, _ = self._run(film, t, noisy, told)
+        x, past = made.tokens, self._past(t)
         memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
-        recalled = self.network.recall(x, self.phases[t], memory, hidden, self.grid)  # (B, L, H, W, 3)
-        count = x.shape[0] * x.shape[1]
+        previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
+        recalled = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
         estimate, _, _ = self.network.head(
             x.flatten(0, 1).unflatten(1, self.grid),
-            cells,
-            film.frames[t - 1].expand(count, -1, -1, -1),
+            made.cells,
+            previous.flatten(0, 1),
             recalled.flatten(0, 1),
-            cond.repeat(x.shape[0], 1),
+            told.cond.flatten(0, 1),
         )
         squared = (estimate - film.frames[t]).square().mean((-1, -2, -3))
         return (squared.view(x.shape[:2]) * self.weights).mean()
 
     def _run(
-        self, film: _Film, t: int, noisy_BLHWc: Tensor, cond_LC: Tensor
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Return tokens (B, L, N, D) and detail cells of forms of frame t, and every block's keys and values of them."""
-        draws, count = noisy_BLHWc.shape[:2]
-        recent = film.recent[t].expand(draws * count, -1, -1, -1, -1)
-        tokens, cells = self.network.tokens(noisy_BLHWc.flatten(0, 1), recent, cond_LC.repeat(draws, 1))
-        x = tokens.flatten(1, 2).unflatten(0, (draws, count))  # (B, L, N, D)
-        phases, past, made = self.phases[t], self._past(t), []
-        for layer, block in enumerate(self.network.trunk()):
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(block, cond_LC[:, None])
-            q, k, v = block.split_heads(torch.addcmul(shift_a, normalise(x), scale_a), phases)  # (B, L, H, N, K)
-            keys, values = (part[layer][:, :, past].flatten(2, 3) for part in (self.memory.keys, self.memory.values))
-            mixed = attend_beside(q, k, v, (keys, values))
-            x = torch.addcmul(x, gate_a, block.proj(mixed.transpose(2, 3).flatten(-2)))
-            x = torch.addcmul(x, gate_m, block.mlp(torch.addcmul(shift_m, normalise(x), scale_m)))
-            made.append((k, v))
-        return x, cells, made
+        self, film: _Film, t: int, noisy_BLHWc: Tensor, told: Told
+    ) -> tuple[Features, list[tuple[Tensor, Tensor]]]:
+        """Return what the trunk makes of forms of frame t, and every layer's keys and values (B, L, G, N, K) of them."""
+        past, kept = self._past(t), []
 
-    def _condition(self, film: _Film, t: int, levels: Tensor, index: int) -> Tensor:
-        """Return the condition (L, C) of frame t at some noise levels."""
+        def mix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, L, G, N, K)
+            kept.append((k, v))
+            rings = self.memory.keys[layer], self.memory.values[layer]
+            keys, values = (ring[:, :, past].flatten(2, 3) for ring in rings)
+            return attend_beside(q, k, v, (keys, values))
+
+        recent = film.recent[t].expand(*noisy_BLHWc.shape[:2], -1, -1, -1, -1)
+        return self.network.features(noisy_BLHWc, recent, told, self.phases[t], mix), kept
+
+    def _told(self, film: _Film, t: int, levels: Tensor, index: int) -> Told:
+        """Return what frame t is conditioned on at some noise levels, for every draw (B, L, ...)."""
         action = film.actions[t - 1] if t else torch.zeros_like(film.actions[0])
         steps = torch.full(levels.shape, index, device=levels.device)
         known = torch.full(levels.shape, self.conditioned and t > 0, device=levels.device)
-        return self.network.condition(levels, steps, action.expand(len(levels), -1), known)
+        told = self.network.told(levels, steps, action.expand(len(levels), -1), known)
+        return dataclasses.replace(told, cond=told.cond.expand(len(self.noise), -1, -1))
 
     def _past(self, t: int) -> slice:
         """Return which frames frame t sees beside itself."""

@@ -106,7 +106,7 @@ def train(
     Args:
         data: folder of the recording (`worldsim record`).
         out: folder of the run: state, checkpoint, strips and TensorBoard logs.
-        preset: size of the model: nano, small, base or large.
+        preset: kind and size of the model: nano, small, base, large, or a U-Net beside the first two (`worldsim presets`).
         minutes: how long to train; turned into steps once, by timing, and stored. Give this or ``steps``.
         steps: number of optimisation steps.
         init: checkpoint whose weights to begin from instead of random ones (its sizes win over ``preset``).

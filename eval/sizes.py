@@ -1,0 +1,87 @@
+"""`worldsim presets`: what every preset costs, counted. Nets are compared fairly only where these numbers say so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldsim import checkpoint as checkpoints
+from worldsim.config import PRESETS, ModelConfig, preset
+from worldsim.denoiser import Clip, Denoiser, LossConfig, draw
+from worldsim.rollout import Rollout
+from worldsim.spec import WorldSpec
+
+WORLD = "arena-small"
+"""Checkpoint whose world the presets are counted for: frame size, actions and readouts decide too."""
+COUNTED = ",".join(name for name in PRESETS if name.startswith(("nano", "small")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a network costs, whatever the machine."""
+
+    architecture: str
+    parameters: int
+    training_mflop: float
+    """Millions of floating-point operations (a multiplication and its sum are two) a target frame, forward and backward."""
+    dream_mflop: float
+    """Millions of operations for dreaming and committing one frame with one sampler step, its memory full."""
+
+
+def presets(names: Sequence[str] | str = COUNTED) -> dict[str, dict[str, Any]]:
+    """Count parameters and operations of presets, for the Arena.
+
+    Args:
+        names: presets, separated by commas; `base` and `large` take minutes and gigabytes.
+
+    Returns one row per preset; UsageError for unknown names.
+
+    """
+    wanted = names.split(",") if isinstance(names, str) else names
+    world = checkpoints.load(WORLD).world
+    return {name: dataclasses.asdict(size(preset(name), world)) for name in wanted}
+
+
+def size(model: ModelConfig, world: WorldSpec) -> Size:
+    """Count a network of these sizes for a world."""
+    denoiser = checkpoints.build(model, world)
+    return Size(
+        architecture=model.architecture,
+        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
+        training_mflop=_training(denoiser, world) / 1e6,
+        dream_mflop=_dreaming(denoiser, world) / 1e6,
+    )
+
+
+def _training(denoiser: Denoiser, world: WorldSpec) -> float:
+    """Count the loss of one clip as long as the window, and its gradient; return the operations a target frame."""
+    count = denoiser.network.config.window
+    clip = Clip(
+        frames=torch.zeros(1, count + 1, *world.frame_shape, dtype=torch.uint8),
+        actions=torch.zeros(1, count, world.action_dim),
+        rewards=torch.zeros(1, count),
+        terminated=torch.zeros(1, count),
+        readouts={name: torch.zeros(1, count + 1, length) for name, length in denoiser.readout_sizes.items()},
+    )
+    steps = denoiser.network.config.max_steps
+    draws = draw((1, count, *world.frame_shape), torch.Generator().manual_seed(0), LossConfig(), steps, 0.0)
+    with FlopCounterMode(display=False) as counter:
+        denoiser.loss(clip, draws, LossConfig())["loss"].backward()
+    return counter.get_total_flops() / count
+
+
+def _dreaming(denoiser: Denoiser, world: WorldSpec) -> int:
+    """Count one step of a rollout."""
+    rollout, rng = Rollout(denoiser.eval(), num_steps=1), np.random.default_rng(0)
+    count = denoiser.network.config.window
+    frames = rng.integers(0, 256, (1, count + 1, *world.frame_shape)).astype(np.uint8)
+    actions = np.zeros((1, count, world.action_dim), np.float32)
+    state = rollout.start(frames, actions, np.zeros(1, np.int64))
+    with FlopCounterMode(display=False) as counter:
+        rollout.step(state, actions[:, 0])
+    return counter.get_total_flops()

@@ -1,0 +1,42 @@
+"""The U-Nets of the presets are matched, and counted by the command that says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from worldsim import checkpoint as checkpoints
+from worldsim.cli import main
+from worldsim.config import preset
+from worldsim.eval.sizes import WORLD, Size, size
+
+
+def counted(name: str) -> Size:
+    """Count a preset for the Arena."""
+    return size(preset(name), checkpoints.load(WORLD).world)
+
+
+@pytest.mark.parametrize("base", ["nano", "small"])
+def test_u_nets_are_as_large_or_as_costly_as_the_transformer(base: str):
+    """Parameters agree within 2 %, operations of training within 5 %; `nano` stays within 1 M, `small` within 10."""
+    wanted = counted(base)
+    assert wanted.parameters <= {"nano": 1_050_000, "small": 10_000_000}[base]
+    for kind in ("unet", "unet-stacked"):
+        assert counted(f"{base}-{kind}").parameters == pytest.approx(wanted.parameters, rel=0.02)
+        assert counted(f"{base}-{kind}-flops").training_mflop == pytest.approx(wanted.training_mflop, rel=0.05)
+
+
+def test_operations_are_those_of_the_network():
+    """A dreamt frame of the transformer takes two runs; training takes two streams there and back: about three times that."""
+    dit = counted("nano")
+    assert 2.5 * dit.dream_mflop < dit.training_mflop < 3.5 * dit.dream_mflop
+    assert dit.architecture == "dit"
+
+
+def test_presets_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]):
+    """One line a preset, with its numbers; a misspelt name is answered with the close one."""
+    assert main(["presets", "nano,nano-unet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["architecture", "nano", "nano-unet"]
+    assert int(lines[1].split()[2]) == counted("nano").parameters
+    assert main(["presets", "nanno"]) == 2
+    assert "did you mean 'nano'" in capsys.readouterr().err
