@@ -27,10 +27,18 @@ from worldsim.validation import ValidationSet, validate
 QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0, sampler_steps=2)
 
 
-def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "nano",
+        pytest.param("nano-unet", marks=pytest.mark.slow),
+        pytest.param("nano-unet-stacked", marks=pytest.mark.slow),
+    ],
+)
+def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording: Path, tmp_path: Path, preset: str):
     """A world that paints the last action into its pixels is learnt with the right alignment, reward and state too."""
     config = TrainConfig(frames_per_step=64, clip_frames=(4, 8), clip_shares=(0.6, 0.4), validate_minutes=60.0)
-    folder = train(stripe_recording, tmp_path / "run", preset="nano", steps=180, config=config, progress=False)
+    folder = train(stripe_recording, tmp_path / "run", preset=preset, steps=180, config=config, progress=False)
     model = worldsim.load(folder)
     cache = EpisodeDataset.open(stripe_recording).cache("val")
     held_out = ValidationSet.choose(cache, 2, 6, 8)

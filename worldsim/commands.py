@@ -145,6 +145,17 @@ COMMANDS = {
         after_interrupt=f"Played scenes are kept. {RUN_AGAIN} to go on.",
         report=_report_selftest,
     ),
+    "compare": Command(
+        target="worldsim.eval.comparison:compare",
+        summary="transformer against U-Nets: train alike, probe alike, answer the article's claims",
+        positional="plan",
+        examples=(
+            "  worldsim compare quick --out runs/compare                       # minutes: shows the path, answers nothing\n"
+            "  worldsim compare nano --data data/arena --out runs/compare-nano # hours: three trainings an arm"
+        ),
+        after_interrupt=f"Finished trainings and probes are kept. {RUN_AGAIN} to go on.",
+        report=_report_markdown,
+    ),
     "plan": Command(
         target="worldsim.eval.planning:plan",
         summary="let planners act in the true Arena, imagining in a dream or in the truth",

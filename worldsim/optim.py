@@ -13,13 +13,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from worldsim.precision import fast_dtype
 
+TRUNKS = (".blocks.", ".levels.", ".shrinks.", ".grows.", ".joins.", ".returns.")
+"""Parts of the names of a trunk's weights: a transformer's blocks, a U-Net's levels and what joins them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How weights are moved. Learning rates are those of the flat part of the plan."""
 
     muon_lr: float = 8e-3
-    """`Muon`, scaled to AdamW's update size, for the matrices inside the transformer blocks."""
+    """`Muon`, scaled to AdamW's update size, for the matrices and convolutions of the trunk."""
     adamw_lr: float = 3e-3
     """AdamW for everything else: embeddings, convolutions, modulation, norms, in and out projections."""
     readout_lr: float = 1e-3
@@ -45,7 +48,8 @@ class Muon(torch.optim.Optimizer):
 
     The same update as `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, but matrices of equal shape are
     orthogonalised together, and in the number type that pays on their device: `torch.optim.Muon` always takes bfloat16,
-    which took longer than the rest of a training step on CPUs without bfloat16 units.
+    which took longer than the rest of a training step on CPUs without bfloat16 units. A convolution's kernel counts as a
+    matrix of a row per output channel.
     """
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -62,15 +66,18 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = {}
+            by_shape: dict[tuple[int, int], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
+                    rows = len(parameter)
+                    by_shape.setdefault((rows, parameter.numel() // rows), []).append(parameter)
             for shape, parameters in by_shape.items():
-                directions = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                directions = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, direction in zip(parameters, self.orthogonalise(directions), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                        direction.view_as(parameter), alpha=-rate
+                    )
         return loss
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
@@ -96,11 +103,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Return Muon over the matrices of the transformer blocks, AdamW over the rest, and AdamW over the readout head."""
+    """Return Muon over the matrices of the trunk, AdamW over the rest, and AdamW over the readout head."""
     matrices, readout, rest = [], [], []
     for name, parameter in model.named_parameters():
-        inner = ".blocks." in name and "head." not in name and "modulation" not in name
-        if inner and parameter.ndim == 2 and "gain" not in name:
+        inner = any(part in name for part in TRUNKS) and not any(
+            part in name for part in ("head.", "modulation", "gain")
+        )
+        if inner and parameter.ndim >= 2:
             matrices.append(parameter)
         else:
             (readout if ".readout" in name else rest).append(parameter)

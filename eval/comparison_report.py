@@ -1,0 +1,126 @@
+"""The report of `worldsim compare`: one word a claim, the numbers behind it, and one picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from worldsim.eval.quality_report import table
+from worldsim.provenance import describe
+
+NAMES = {"unet": "U-Net with attention over time", "unet-stacked": "U-Net over stacked frames"}
+MEANING = (
+    "A difference is transformer less U-Net, with its 95 % interval; matched by *parameters* (within 2 %) and by *operations* of "
+    "training (within 5 %), at equal steps on equal clips. *Supported* and *reversed* need both intervals on one side of 0 and p < .05 "
+    "after Holm's correction; *equivalent* needs both within the margin; all else is *inconclusive*."
+)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the report as Markdown."""
+    plan = results["plan"]
+    fewest = plan["seeds"]
+    standing = (
+        "One training an arm says nothing of how trainings differ: **this shows the path, and answers nothing.**"
+        if fewest < 3
+        else "Below five trainings an arm all of this is exploratory."
+        if fewest < 5
+        else ""
+    )
+    how = (
+        f"Transformer `{plan['base']}` and the U-Nets beside it, {fewest} training{'s' * (fewest > 1)} of {plan['steps']} steps an "
+        f"arm, probes of the tier {plan['tier']} on dev scenes. {describe(results)}"
+    )
+    parts = ["# Transformer and U-Net as world simulators", how, standing, "![verdict](verdict.png)"]
+    for rival, answers in results["answers"].items():
+        parts += [f"## Against the {NAMES[rival]}", _answers(results, answers)]
+    parts += [MEANING, "## Every arm", _arms(results), "## What each arm costs", _sizes(results)]
+    parts += ["## Claims that are not tested here", _not_tested(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _answers(results: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
+    if not answers:
+        return "No family that was asked can tell: all are void."
+    rows = []
+    for code, answer in answers.items():
+        arm = results["arms"][code]
+        numbers = [_interval(one) for one in answer["contrasts"].values()]
+        less = ", less is better" if arm["sign"] < 0 else ""
+        claim = f"{code} {arm['claim']} ({arm['unit']}{less})"
+        rows.append([claim, ", ".join(arm["families"]), *numbers, f"{answer['p']:.3f}", f"**{answer['outcome']}**"])
+    matchings = next(iter(answers.values()))["contrasts"]
+    return table(["claim", "families", *(f"equal {name}" for name in matchings), "p", "outcome"], rows)
+
+
+def _interval(one: Mapping[str, Any]) -> str:
+    low, high = ("unbounded" if one[end] is None else f"{one[end]:+.2f}" for end in ("low", "high"))
+    return f"{one['value']:+.2f} [{low}, {high}]"
+
+
+def _arms(results: Mapping[str, Any]) -> str:
+    codes = [code for code, arm in results["arms"].items() if arm["values"]]
+    rows = []
+    for preset in results["sizes"]:
+        cells = []
+        for code in codes:
+            each = results["arms"][code]["values"][preset]
+            spread = f" (sd {np.std(each, ddof=1):.2f})" if len(each) > 1 else ""
+            cells.append(f"{np.mean(each):.2f}{spread}")
+        rows.append([preset, *cells])
+    return table(["arm", *codes], rows)
+
+
+def _sizes(results: Mapping[str, Any]) -> str:
+    rows = []
+    for preset, size in results["sizes"].items():
+        own = [one for name, one in results["trainings"].items() if name.rpartition("-seed")[0] == preset]
+        minutes = np.mean([one["minutes"] for one in own])
+        rows.append(
+            [
+                preset, f"{size['parameters']:,}", f"{size['training_mflop']:.0f}", f"{size['dream_mflop']:.0f}",
+                f"{minutes:.1f}",
+            ]
+        )  # fmt: skip
+    return table(["arm", "parameters", "Mflop a training frame", "Mflop a dreamt frame", "minutes of training"], rows)
+
+
+def _not_tested(results: Mapping[str, Any]) -> str:
+    return table(["claim", "why"], [[f"{code}", why] for code, why in results["not_tested"].items()])
+
+
+def figure(results: Mapping[str, Any]) -> bytes:
+    """Draw the differences of all claims that are measured in skill, with intervals, one panel a rival, as PNG."""
+    panels = {
+        rival: {code: one for code, one in answers.items() if results["arms"][code]["unit"] == "skill"}
+        for rival, answers in results["answers"].items()
+    }
+    drawn = Figure(figsize=(9.0, 1.6 + 0.7 * max(1, *map(len, panels.values()))), layout="constrained")
+    axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (rival, answers) in zip(axes, panels.items(), strict=True):
+        for row, answer in enumerate(answers.values()):
+            for shift, one in enumerate(answer["contrasts"].values()):
+                low, high = (one["value"] if one[end] is None else one[end] for end in ("low", "high"))
+                place, ink = row + 0.24 * (shift - 0.5), f"C{shift}"
+                axis.plot([low, high], [place, place], color=ink)
+                axis.plot([one["value"]], [place], marker="os"[shift], color=ink)
+        axis.axvline(0, color="0.5", linewidth=0.8)
+        axis.set_yticks(range(len(answers)), [f"{code} {results['arms'][code]['claim']}" for code in answers])
+        axis.set_title(f"against the {NAMES[rival]}", fontsize=10)
+        axis.set_xlabel("transformer less U-Net, skill, 95 % interval")
+    axes[0].invert_yaxis()
+    first = next(iter(next(iter(panels.values())).values()), {"contrasts": {}})
+    keys = [
+        Line2D([], [], color=f"C{i}", marker="os"[i], label=f"equal {name}")
+        for i, name in enumerate(first["contrasts"])
+    ]
+    axes[-1].legend(handles=keys, fontsize=8)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(drawn).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""What `worldsim compare` asks, written down before anything is trained: claims, measures, margins, words of outcome.
+
+The claims are those of the article that says transformers make better world simulators than convolutional U-Nets. Every
+test is two-sided: a claim may come out reversed. Knows no files and no models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from worldsim.eval.rows import LIMITED, ORACLE
+from worldsim.eval.statistics import Estimate
+
+EQUIVALENT = 0.05
+"""Differences in skill within this of nothing make no difference to anyone."""
+LEVEL = 0.05
+SUPPORTED, REVERSED, SAME, OPEN = "supported", "reversed", "equivalent", "inconclusive"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """One claim, and the number that decides it."""
+
+    code: str
+    claim: str
+    families: tuple[str, ...]
+    measure: str | None = None
+    """A measure of the families; None for their skill."""
+    ceiling: str = ORACLE
+    """Row whose skill is 1."""
+    sign: int = 1
+    """-1 where less is better."""
+    unit: str = "skill"
+    margin: float = EQUIVALENT
+    """Differences smaller than this count as none."""
+    primary: bool = True
+    """Whether it counts among those that are corrected for their number."""
+
+
+HYPOTHESES = (
+    Hypothesis(
+        code="H1", claim="objects persist while they are hidden", ceiling=LIMITED,
+        families=("P1b", "P1c", "P1d", "P1e", "P1f"),
+    ),
+    Hypothesis(code="H2", claim="the world stays consistent in 3D", families=("P2a", "P2b", "P2e")),
+    Hypothesis(
+        code="H3", claim="causes have their effects", ceiling=LIMITED,
+        families=("P3-I1", "P3-I2", "P3-I3", "P3-I4", "P3-I5", "P3-I6"),
+    ),
+    Hypothesis(
+        code="H5", claim="dreams stay whole for longer", families=("P5b",), measure="whole for", unit="frames", margin=5.0,
+    ),
+    Hypothesis(
+        code="H9", claim="still pixels do not flicker", families=("P5a",), measure="flicker", sign=-1, unit="grey levels",
+        margin=0.1, primary=False,
+    ),
+)  # fmt: skip
+
+NOT_TESTED: Mapping[str, str] = {
+    "H4": "combinations never seen are predicted as well as those seen: no recording that holds combinations out is compared yet",
+    "H6": "skill grows faster with compute: no ladder of sizes is trained yet",
+    "H7": "other resolutions, aspect ratios and durations lose less: not measured yet",
+    "text": "the model is steered by text: worldsim has actions, no text",
+    "tokenizer": "a learned tokenizer helps: all arms work on pixels",
+    "state-space, mixture-of-experts": "other trunks: no such arm",
+}
+"""What the article also claims and this comparison says nothing about."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Transformer less U-Net under one way of matching them, and how likely so much is by chance."""
+
+    difference: Estimate
+    p: float
+    trainings: int
+    """Fewest training seeds of an arm."""
+    method: str
+
+
+def outcome(hypothesis: Hypothesis, contrasts: Sequence[Contrast], p: float) -> str:
+    """Return the fixed word for a claim from its contrasts under all ways of matching, and ``p`` corrected for their number.
+
+    Supported or reversed only if all intervals lie on one side of nothing and ``p`` is below `LEVEL`; equivalent if all
+    lie within the margin.
+    """
+    ends = [sorted((hypothesis.sign * one.difference.low, hypothesis.sign * one.difference.high)) for one in contrasts]
+    if all(-hypothesis.margin < low and high < hypothesis.margin for low, high in ends):
+        return SAME
+    if p < LEVEL and all(low > 0 for low, _ in ends):
+        return SUPPORTED
+    if p < LEVEL and all(high < 0 for _, high in ends):
+        return REVERSED
+    return OPEN
+
+
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """Return p values corrected for their number (Holm 1979): the k-th smallest of n times n - k + 1, and never falling."""
+    corrected, least = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, p * (len(ps) - rank)))
+        corrected[name] = least
+    return corrected
