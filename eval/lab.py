@@ -28,8 +28,9 @@ from worldsim.spec import WorldSpec
 from worldsim.world_model import WorldModel, untrained
 
 PROBE_SEED = 5_000_000
-CONTROL_SHARE = 0.5
-"""Share of the scenes that rows are asked about which are known to fail: wrong actions, no actions, no training."""
+CONTROL_SHARE, LEAST_CONTROLS = 0.25, 4
+"""Share of the scenes that rows are asked about which are known to fail (wrong actions, no actions, no training), and how
+many there are at least: they fail by far, and half of the scenes took a third of the time."""
 BATCH = 8
 """Contexts that are asked about at once, whatever the number of processes: batches of other sizes round otherwise."""
 
@@ -95,7 +96,7 @@ class Lab:
 
 
 def _first(scenes: Sequence[Scene]) -> Sequence[Scene]:
-    return scenes[: math.ceil(CONTROL_SHARE * len(scenes))]
+    return scenes[: max(LEAST_CONTROLS, math.ceil(CONTROL_SHARE * len(scenes)))]
 
 
 def _question(scenes: Sequence[Scene], actions: Float32[np.ndarray, "n t a"] | None = None) -> Question:

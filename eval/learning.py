@@ -143,7 +143,10 @@ class _Run:
 
     def advance(self, steps: int) -> None:
         """Train for some steps, note how it goes, and save."""
+        from stable_baselines3.common.logger import Logger
+
         begun = time.perf_counter()
+        self.model.set_logger(Logger(None, []))  # its own would leave an empty folder among the system's temporary ones
         self.model.learn(steps, reset_num_timesteps=False)
         self.seconds += time.perf_counter() - begun
         self.done = int(self.model.num_timesteps)

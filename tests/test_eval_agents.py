@@ -177,10 +177,12 @@ def test_wrong_names_are_refused(checkpoint: str, tmp_path: Path, capsys: pytest
 def test_a_policy_is_learnt_judged_and_taken_up(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run writes policy, curve and judgement; run again it is done; other settings are refused; `plan` can use it."""
     monkeypatch.setattr("worldsim.eval.learning.EPISODE_STEPS", 4)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     config = LearnConfig(num_envs=2, horizon=4, rollout_steps=8, batch_size=8, epochs=1)
     where: dict[str, Any] = {"task": "reach", "steps": 16, "config": config, "observe": "state"}
     folder = tmp_path / "learn"
     result = learn(checkpoint, folder, **where)
+    assert not list(tmp_path.glob("SB3*"))  # nothing is left among the temporary files
     assert result["steps_done"] == 16 and result["judged"]["success"]["n"] == 50
     assert json.loads((folder / "results.json").read_text())["curve"] == result["curve"]
     again = learn(checkpoint, folder, **where)
