@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
@@ -17,9 +15,9 @@ from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, dr
 from worldsim.detail import FLOW_PIXELS, STILL_PIXELS, DetailHead, depth_to_space, settle, space_to_depth, warp
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
-from worldsim.optim import Muon
 from worldsim.own_context import dream_on
 from worldsim.recall import Recall
+from worldsim.rollout import banded_attention
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.spec import WorldSpec
 
@@ -68,6 +66,27 @@ def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_sh
     b, t = clip.actions.shape[:2]
     generator = torch.Generator().manual_seed(seed)
     return draw((b, t, *clip.frames.shape[2:]), generator, LossConfig(**loss), config.max_steps, shortcut_share)
+
+
+def test_places_apart_see_their_own_past_alone():
+    """Where blocks take turns, the last one looks back place by place: it brings nothing from elsewhere."""
+    denoiser = make_denoiser(dataclasses.replace(TINY, depth=1, time_every=1)).eval()
+    network = denoiser.network
+    cells, told = (
+        torch.randn(3, 8, 8, 16),
+        network.told(*(torch.ones(1, 3), torch.ones(1, 3).long()), torch.zeros(1, 3, 2), torch.ones(1, 3).bool()),
+    )
+
+    def last(cells: torch.Tensor) -> torch.Tensor:
+        def mix(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return banded_attention(*(x[0].transpose(0, 1) for x in (q, k, v)), 4).transpose(0, 1)[None]
+
+        return network.trunk(cells, told, network.phases(torch.arange(3), (2, 2)), mix).tokens[0, -1]
+
+    changed = cells.clone()
+    changed[0, 4:, 4:] += 1.0  # the last of the four patches, in the first frame
+    moved = (last(changed) - last(cells)).abs().amax(-1) > 1e-6
+    assert moved.tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -375,21 +394,3 @@ def test_unknown_preset_and_bad_sizes_say_what_is_allowed():
         ModelConfig(width=100, depth=1, heads=3)
     with pytest.raises(UsageError, match="unknown keys"):
         ModelConfig.from_json({**PRESETS["nano"].to_json(), "colour": 1})
-
-
-def test_muon_is_torchs_muon():
-    """Three steps move tall, square and wide matrices as `torch.optim.Muon` does, to the precision of its bfloat16."""
-    shapes = [(24, 8), (8, 8), (8, 24), (24, 8)]
-    moved = []
-    for make in (functools.partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw"), Muon):
-        generator = torch.Generator().manual_seed(0)
-        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
-        optimizer = make(matrices, lr=0.1, weight_decay=0.1)
-        start = [matrix.detach().clone() for matrix in matrices]
-        for _ in range(3):
-            for matrix in matrices:
-                matrix.grad = torch.randn(matrix.shape, generator=generator)
-            optimizer.step()
-        moved.append([matrix.detach() - before for matrix, before in zip(matrices, start, strict=True)])
-    for reference, ours in zip(*moved, strict=True):
-        assert (reference - ours).norm() < 0.02 * reference.norm()

@@ -36,10 +36,11 @@ WORLD = WorldSpec(
 )
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
-    config = dataclasses.replace(CONFIG, architecture=request.param)
+    turns = request.param == "taking turns"
+    config = dataclasses.replace(CONFIG, **({"time_every": 2} if turns else {"architecture": request.param}))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = build(config, WORLD)

@@ -30,6 +30,9 @@ class ModelConfig:
     """Number of transformer blocks; of a U-Net, residual blocks a level on each way."""
     heads: int
     """Attention heads; ``width / heads`` must be a multiple of 8 (it is split between time, height and width)."""
+    time_every: int = 0
+    """Every how many blocks of a transformer attends over time, place by place, while the others attend within their
+    frame (as Dreamer 4 does, arXiv 2509.24527); 0: all attend to all places of all frames at once."""
     patch: int = 16
     """Side of a spacetime patch in pixels (one frame deep): frame sides must be multiples of it."""
     fine_patch: int = 4
@@ -70,6 +73,10 @@ class ModelConfig:
                 got=f"{self.fine_patch} for patch {self.patch}",
                 allowed="a divisor of patch",
                 fix="4 divides every common patch size",
+            )
+        if self.time_every < 0 or self.time_every > self.depth:
+            raise UsageError(
+                "time_every", got=self.time_every, allowed=f"0 .. depth ({self.depth})", fix="0 attends to all at once"
             )
         levels = self.patch // self.fine_patch
         if self.architecture != "dit" and (levels < 2 or levels & (levels - 1)):
@@ -141,6 +148,7 @@ PRESETS: dict[str, ModelConfig] = {
     "nano-unet-stacked": _beside(_NANO, "unet-stacked", 128, 4, 32),
     "nano-unet-stacked-flops": _beside(_NANO, "unet-stacked", 128, 4, 20),
     "small": _SMALL,
+    "small-fine": dataclasses.replace(_SMALL, patch=8, time_every=3),
     "small-unet": _beside(_SMALL, "unet", 160, 5, 48),
     "small-unet-flops": _beside(_SMALL, "unet", 160, 4, 24),
     "small-unet-stacked": _beside(_SMALL, "unet-stacked", 160, 5, 56),
@@ -150,7 +158,7 @@ PRESETS: dict[str, ModelConfig] = {
 }
 """One row per size: `nano` for tests and sweeps, `small` for two CPU cores (embedded), `base` and `large` for GPUs.
 
-Beside a transformer stand U-Nets of as many parameters (within 2 %) and, called -flops, of as many operations in training
+`small-fine` has four times the tokens, and blocks that take turns. Beside a transformer stand U-Nets of as many parameters (within 2 %) and, called -flops, of as many operations in training
 (within 5 %), both counted for the Arena.
 """
 

@@ -1,7 +1,8 @@
 """The Diffusion Transformer: block-causal attention over spacetime patches between the ends of the detail path.
 
 After DiT (Peebles & Xie 2023) with the clean-context / noisy-target streams of causal video diffusion. Every token of a
-frame attends to all tokens of its frame and of those before.
+frame attends to all tokens of its frame and of those before; or blocks take turns, most attending within the frame and
+some over time, place by place (`ModelConfig.time_every`).
 
 Dimension keys: F = all leading axes flattened, R x C token grid, N = R * C tokens of a frame, D width, H heads, K channels
 of a head, E channels of the detail path, C channels of the frame condition.
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.attention import rotate
+from worldsim.attention import attend, rotate
 from worldsim.cache import Layer
 from worldsim.config import ModelConfig
 from worldsim.detail import normalise, space_to_depth
@@ -86,17 +87,42 @@ class DiT(Network):
         tokens_FRCD = self.stem.to_tokens(space_to_depth(cells, self.merge))
         tokens_FRCD = tokens_FRCD + self.frame_embed(told.cond.flatten(0, -2))[:, None, None]
         x = tokens_FRCD.flatten(1, 2).unflatten(0, told.cond.shape[:-1])  # (..., N, D)
-        for layer, (block, modulation) in enumerate(zip(self._blocks(), told.modulations, strict=True)):
-            x = block(x, modulation, phases, functools.partial(mix, layer))
+        layer = 0
+        for number, (block, modulation) in enumerate(zip(self._blocks(), told.modulations, strict=True)):
+            over_time = functools.partial(mix, layer)
+            if not self._looks_back(number):
+                attention = _within
+            else:
+                attention = functools.partial(_apart, over_time) if self.config.time_every else over_time
+                layer += 1
+            x = block(x, modulation, phases, attention)
         return Features(tokens=x, cells=cells)
 
     def layers(self, grid: tuple[int, int]) -> list[Layer]:
-        """Return heads, tokens and channels of a head, for every block."""
-        return [(self.config.heads, grid[0] * grid[1], self.config.head_dim)] * self.config.depth
+        """Return groups, tokens of a group and channels of a head, for every block that attends over time."""
+        heads, places = self.config.heads, grid[0] * grid[1]
+        groups, tokens = (heads * places, 1) if self.config.time_every else (heads, places)
+        count = sum(self._looks_back(number) for number in range(self.config.depth))
+        return [(groups, tokens, self.config.head_dim)] * count
 
     def attention_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Return the whole grid: all tokens of a frame attend to each other."""
+        """Return the whole grid: all tokens of a frame have a place."""
         return grid
+
+    def _looks_back(self, number: int) -> bool:
+        """Return whether a block attends to earlier frames."""
+        return not self.config.time_every or (number + 1) % self.config.time_every == 0
 
     def _blocks(self) -> Iterator[Block]:
         return (cast(Block, block) for block in self.blocks)
+
+
+def _within(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend within each frame: (..., H, N, K)."""
+    return attend(q, k, v, None)
+
+
+def _apart(mix: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend over time at every place apart: heads and places (..., H, N, K) become groups of one token."""
+    mixed = mix(*(x.flatten(-3, -2)[..., None, :] for x in (q, k, v)))
+    return mixed.view(q.shape)

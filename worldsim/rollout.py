@@ -187,14 +187,12 @@ class FrameStream:
         self.rows = torch.arange(rows, device=times.device)
         self.slots = times % window
         self.phases = network.phases(times, state.grid)  # (B, 1, N, K / 2)
-        self.bias: Tensor | None = None
+        self.empty: Tensor | None = None
         slots = torch.arange(window, device=times.device)[None]
         self.hidden = (slots >= times[:, None]) | (slots == self.slots[:, None])  # (B, W), from what is recalled
         if int(times.min()) + 1 < window:
-            empty = slots > times[:, None]  # (B, W)
-            bias = torch.zeros(empty.shape, dtype=network.dtype, device=times.device).masked_fill_(empty, float("-inf"))
-            tokens = self.phases[0].shape[-2]
-            self.bias = bias.repeat_interleave(tokens, 1)[:, None, None]  # (B, 1, 1, W * N)
+            empty = torch.zeros(rows, window, dtype=network.dtype, device=times.device)
+            self.empty = empty.masked_fill_(slots > times[:, None], float("-inf"))[:, None, None]  # (B, 1, 1, W)
         levels, indices = (torch.tensor(column, device=times.device) for column in zip(*passes, strict=True))
         action = torch.cat([state.past_actions.flatten(1), action], dim=-1)
         told = network.told(
@@ -241,7 +239,8 @@ class FrameStream:
     def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend to what is in the cache, this frame included: (B, G, N, K)."""
         keys, values = self._keep(layer, k, v)  # (B, G, W, N, K)
-        return attend(q, keys.flatten(2, 3), values.flatten(2, 3), self.bias)
+        bias = None if self.empty is None else self.empty.repeat_interleave(k.shape[-2], -1)
+        return attend(q, keys.flatten(2, 3), values.flatten(2, 3), bias)
 
     def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> Features:
         return self.network.features(frame, recent, self.told[at], self.phases, self._mix)
