@@ -280,9 +280,7 @@ def test_the_picture_of_the_readme(page: Page) -> None:
 
 
 def picture(page: Page, name: str) -> None:
-    """Take a picture for the documents, in few colours, so that it stays small."""
+    """Take a picture for the documents, which must stay small."""
     target = ROOT / "docs" / "images" / name
     page.screenshot(path=target, full_page=True)
-    with Image.open(target) as taken:
-        taken.convert("RGB").quantize(128).save(target, optimize=True)
     assert target.stat().st_size < LONGEST_PNG

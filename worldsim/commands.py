@@ -171,7 +171,7 @@ COMMANDS = {
         positional="checkpoint",
         examples=(
             "  worldsim play                                  # the embedded checkpoint, at http://127.0.0.1:8765/\n"
-            "  worldsim play runs/small --port 0 --no-browser"
+            "  worldsim play runs/small --port 0 --sessions 8"
         ),
         after_interrupt="The page is closed; nothing is kept.",
         report=lambda result, _: f"{result} is closed.",

@@ -1,5 +1,6 @@
 // The settings: what can be chosen of the dream, and the factors of a scene. Knows no wire.
 
+const MAIN = ["count", "posts"]; // factors that are asked for first
 const $ = (id) => document.getElementById(id);
 
 /** Fill a select with values, labelled by `label`. */
@@ -14,8 +15,11 @@ export class ScenePanel {
   bind({ tasks, factors }) {
     fill($("task"), ["", ...tasks], tasks.includes("reach") ? "reach" : "", (name) => name || "the model's own reward");
     this.bodyFactors = factors.filter(({ scope }) => scope === "body");
-    const sceneFactors = factors.filter(({ scope }) => scope === "scene");
-    $("scene-factors").replaceChildren(...sceneFactors.map((factor) => this.#labelled(factor, factor.name)));
+    const scene = factors.filter(({ scope }) => scope === "scene");
+    const put = (id, some) => $(id).replaceChildren(...some.map((factor) => this.#labelled(factor, factor.name)));
+    put("main-factors", scene.filter(({ name }) => MAIN.includes(name)));
+    put("more-factors", scene.filter(({ name }) => !MAIN.includes(name)));
+    $("more").hidden = scene.length === 0;
     $("bodies").replaceChildren();
     $("factor-count")?.addEventListener("input", () => this.#bodies());
   }
@@ -23,7 +27,7 @@ export class ScenePanel {
   /** The message that begins the scene of the form. */
   reset() {
     const factors = {};
-    for (const input of $("scene-factors").querySelectorAll("input, select")) {
+    for (const input of document.querySelectorAll("#main-factors input, #more-factors input")) {
       if (input.value !== "") factors[input.dataset.name] = value(input);
     }
     const rows = [...$("bodies").children];
