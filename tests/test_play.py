@@ -137,8 +137,11 @@ def test_forks_lead_elsewhere_and_back(session: Session) -> None:
     session.tick(ORBIT)
     assert not same(shown(session), there)
     session.back(0)
+    assert session.can_rewind == 0
     session.tick(RIGHT)
     assert same(shown(session), there)
+    session.rewind(5)
+    assert session.step == 1 and same(shown(session), kept)
     session.fork()
     with pytest.raises(UsageError, match="2 kept"):
         session.fork()
@@ -186,13 +189,15 @@ def test_links_that_ask_too_much_are_refused(session: Session) -> None:
         (here, strides * 601),
         (here, [Stride((0, 0), 1)]),
         (here, [Stride((0,) * 5, 64)]),
+        (here, [Stride((0,) * 5, 3)]),
         (dataclasses.replace(here, checkpoint="/etc/passwd"), strides),
         (dataclasses.replace(here, task="none such"), strides),
         (dataclasses.replace(here, factors={"a": ["b" * 60] * 5} | {f"k{i}": "c" * 64 for i in range(30)}), strides),
-        (dataclasses.replace(here, checkpoint="x" * 300_000), strides),
     ):
         with pytest.raises(UsageError):
             session.open(encode(beginning, way))
+    with pytest.raises(UsageError, match="cut short"):  # by us: it would unpack to more than a link can need
+        session.open(encode(dataclasses.replace(here, checkpoint="x" * 300_000), strides))
     assert decode(encode(here, strides), 1) == (here, strides)
     session.tick(STILL)
 

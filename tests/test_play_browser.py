@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
-pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium")]
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -68,9 +68,11 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     """Return a page that plays, paused in the scene of seed 4; at the end it may not have complained of anything."""
     opened = browser.new_page(viewport={"width": 1280, "height": 860})
     complaints = watched(opened)
-    begin(opened, address)
-    yield opened
-    opened.close()
+    try:
+        begin(opened, address)
+        yield opened
+    finally:
+        opened.close()
     assert complaints == []
 
 
@@ -86,10 +88,10 @@ def begin(page: Page, address: str) -> None:
     """Begin the scene of seed 4 and pause at its beginning."""
     page.goto(address)
     expect(page.locator("#status")).to_contain_text("frames/s", timeout=SLOW_MS)
-    page.locator("#scene summary").click()
+    page.locator("#scene > summary").click()
     page.locator("#seed").fill("4")
     page.locator("#factor-posts").fill("0")
-    page.locator("#scene summary").click()
+    page.locator("#scene > summary").click()
     page.keyboard.press("p")
     expect(page.locator("#status")).to_contain_text("paused", timeout=SLOW_MS)
     page.locator("#factors").evaluate("form => form.requestSubmit()")
@@ -234,7 +236,7 @@ def test_buttons_without_a_mouse(page: Page) -> None:
     expect(page.locator("#difference")).to_be_visible()
     assert all(button.get_attribute("title") for button in page.locator(".bar button").all())
     before = step_of(page)
-    page.locator("#scene summary").click()
+    page.locator("#scene > summary").click()
     page.locator("#seed").focus()
     page.keyboard.press("p")
     assert step_of(page) == before and page.inner_text("#pause") == "Play"

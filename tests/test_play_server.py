@@ -34,6 +34,7 @@ from worldsim.play.session import Session
 from worldsim.play.shelf import Shelf
 from worldsim.play.tape import decode
 from worldsim.play.wire import unpack
+from worldsim.spec import WorldSpec
 from worldsim.world_model import untrained
 
 HERE = "127.0.0.1:8765"
@@ -212,6 +213,18 @@ def test_a_mistake_of_ours_is_told_without_its_traceback(shelf: Shelf, monkeypat
     with serving(shelf) as (_, client), client.websocket_connect("/play", headers=OWN) as socket:
         socket.send_json({"type": "fork"})
         assert "secret" not in heard(socket, "refused")["reason"]
+        assert closed(socket) == 1011
+
+
+def test_a_world_that_cannot_begin_is_told(tmp_path: Path) -> None:
+    """Without true world and lead-ins the player hears why, and the connection ends with nothing left behind."""
+    spec = WorldSpec(
+        env_id="PlayTest/NotInstalled-v0", frame_shape=(32, 32, 3), action_names=("up",), action_low=(-1.0,),
+        action_high=(1.0,), frame_rate_hz=10.0, context_steps=0,
+    )  # fmt: skip
+    folder = checkpoints.save(untrained(spec).checkpoint, tmp_path / "alone", card="untrained", dtype=torch.float32)
+    with serving(Shelf([str(folder)])) as (_, client), client.websocket_connect("/play", headers=OWN) as socket:
+        assert "NotInstalled" in heard(socket, "refused")["reason"]
         assert closed(socket) == 1011
 
 

@@ -100,7 +100,11 @@ class Connection:
         return None
 
     async def _play(self) -> None:
-        session = await self.house.open()
+        try:
+            session = await self.house.open()
+        except UsageError as error:  # nobody can play here: no place to begin, a broken checkpoint
+            await self._refuse(str(error))
+            return await self._end(BROKEN, "no session could be made")
         try:
             greeting = hello(session)
             self._rate = greeting["rate"]

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from worldsim.errors import UsageError, suggestion
 
@@ -212,7 +212,7 @@ MESSAGES: Mapping[str, type[Message]] = {
 def parse(text: str) -> Message:
     """Return the message of a JSON text ``{"type": ..., ...}``; UsageError for everything that is none."""
     try:
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
             "message", got=type(error).__name__, allowed="one JSON object", fix='{"type": "pause", "on": true}'
@@ -238,7 +238,3 @@ def parse(text: str) -> Message:
                 f"{name}.{key}", got=reprlib.repr(value), allowed=fields[key].metadata["words"], fix="see docs/play.md"
             )
     return kind(**data)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -19,6 +19,7 @@ from worldsim.play.protocol import MAX_LINK
 from worldsim.play.recording import GREY, beside
 from worldsim.play.shelf import Shelf
 from worldsim.play.tape import Beginning, Stride, decode, encode
+from worldsim.sampler import check_num_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,11 @@ class Session:
         self._first: list[Stride] = []
         self._recent: deque[Stride] = deque(maxlen=limits.history_steps + limits.keyframe_steps)
         self._keyframes: deque[Saved] = deque()
-        self.begin(self.beginning)
+        try:
+            self.begin(self.beginning)
+        except UsageError:
+            self.close()
+            raise
 
     @property
     def step(self) -> int:
@@ -96,13 +101,12 @@ class Session:
     def open(self, link: str) -> None:
         """Begin the scene of a permalink; the next ticks play its actions, until a control is touched."""
         beginning, strides = decode(link, self.limits.link_steps)
-        spec, most = (
-            self.shelf.model(beginning.checkpoint).spec,
-            self.shelf.model(beginning.checkpoint).config.max_steps,
-        )
-        if any(len(stride.levels) != spec.action_dim or stride.num_steps > most for stride in strides):
-            raise UsageError("link", got="steps of another world", allowed=f"{spec.action_dim} actions a step",
+        model = self.shelf.model(beginning.checkpoint)
+        if any(len(stride.levels) != model.spec.action_dim for stride in strides):
+            raise UsageError("link", got="steps of another world", allowed=f"{model.spec.action_dim} actions a step",
                              fix="open it where it was made")  # fmt: skip
+        for num_steps in {stride.num_steps for stride in strides}:
+            check_num_steps(num_steps, model.config.max_steps)
         self.begin(beginning, strides)
 
     def link(self) -> str:

@@ -51,11 +51,9 @@ class ArenaTruth:
         self._painter = Painter(height=height, width=width, shadows=False)
 
     def reset(self, seed: int, task: str | None, factors: Mapping[str, Any]) -> Context:
-        """Begin a scene; ``factors`` are reset options of the Arena without states and scripts."""
+        """Begin a scene; ``factors`` are reset options of the Arena."""
         if task is not None and task not in TASKS:
             raise UsageError("task", got=repr(task), allowed=f"{len(TASKS)} tasks", fix=suggestion(task, tuple(TASKS)))
-        if {"state", "lead_in"} & set(factors):
-            raise UsageError("factors", got="state or lead_in", allowed="factors of variation", fix="leave it out")
         before, self.env.task = self.env.task, self._task if task is None else TASKS[task]
         try:
             frame, info = self.env.reset(seed=seed, options=dict(factors))

@@ -124,7 +124,7 @@ const SHOWN = {
 
 function closed(code, reason) {
   begunHere = false;
-  const why = code === 1013 ? "All seats are taken." : reason || "Is the server running, and does the address hold its token?";
+  const why = code === 1013 ? "All seats are taken." : code === 1011 ? $("told").textContent : reason || "Is the server running, and does the address hold its token?";
   banner(`Not connected. ${why} `);
   const again = document.createElement("button");
   again.textContent = "Connect again";
@@ -232,7 +232,7 @@ for (const name of ["truth", "dream"]) {
 // ---- what is pressed
 
 function openHash() {
-  const link = decodeURIComponent(location.hash.slice(1));
+  const link = location.hash.slice(1);
   if (link === "") return false;
   wire.say("open", { link });
   return true;
