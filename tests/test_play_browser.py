@@ -152,6 +152,7 @@ def test_keys_move_both_worlds(page: Page) -> None:
     for name in ("truth", "dream"):
         assert 0.004 < pushed[name] < 0.15 and pushed[name] > still[name]
         assert turned[name] > 0.15 and turned[name] > 2 * pushed[name]
+    assert not np.array_equal(pixels(page, "truth"), pixels(page, "dream"))
 
 
 def test_pause_rewind_and_fork(page: Page) -> None:
@@ -260,6 +261,7 @@ def test_a_phone(browser: Browser, address: str) -> None:
     steps(page, 1)
     assert all(share < 0.1 for share in change(after, both(page)).values())
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert all((page.locator(f"#{name} canvas").bounding_box() or {"width": 0})["width"] > 150 for name in before)
     assert all(
         (button.bounding_box() or {"height": 0})["height"] >= 40 for button in page.locator("button:visible").all()
     )
