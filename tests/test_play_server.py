@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +288,31 @@ def test_pictures_are_replaced_and_not_queued(shelf: Shelf) -> None:
 
     connection = asyncio.run(offer())
     assert connection._pictures == {"frame": b"\x04", "plans": b"p"} and connection.dropped == 4
+
+
+def test_a_page_that_takes_nothing_is_given_up(shelf: Shelf) -> None:
+    """When a page stays connected but takes no message for too long, the session ends and its worlds are freed."""
+    connected: list[bool] = []
+
+    async def receive() -> dict[str, str]:
+        if connected:
+            await asyncio.Event().wait()
+        connected.append(True)
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "websocket.send":
+            await asyncio.Event().wait()
+
+    async def serve() -> House:
+        house = House(shelf, Limits(send_timeout_s=0.2), Access(host="localhost"))
+        socket = WebSocket({"type": "websocket", "path": "/play", "headers": []}, receive, send)
+        await socket.accept()
+        await asyncio.wait_for(Connection(socket, house).run(), 30)
+        house.close()
+        return house
+
+    assert asyncio.run(serve()).worlds == 0
 
 
 def test_the_rate_is_that_of_the_bucket() -> None:

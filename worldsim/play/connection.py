@@ -222,5 +222,5 @@ class Connection:
         await self._tell({"type": "refused", "reason": reason})
 
     async def _end(self, code: int, reason: str) -> None:
-        async with self._sending:
+        async with self._sending, asyncio.timeout(self.limits.send_timeout_s):
             await self.socket.close(code, reason)
