@@ -9,11 +9,11 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench opengl
+.PHONY: help demo test test-slow test-browser lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
-	@echo "make test       the tests (test-slow: those that take minutes)"
+	@echo "make test       the tests (test-slow: those that take minutes; test-browser: the page, in Chromium)"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
 
@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldsim needs Python 3.11 or later, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Install Python's venv module: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,report,agents,dev]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,report,agents,play,dev]'
 	@touch $@
 
 opengl: $(INSTALLED)
@@ -32,10 +32,14 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
 test-slow: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+
+test-browser: $(INSTALLED) opengl
+	@command -v chromium >/dev/null || { echo "The page is tested in Chromium: apt-get install chromium"; exit 1; }
+	$(ONE_THREAD) $(BIN)/python -m pytest -m browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

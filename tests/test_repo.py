@@ -21,12 +21,14 @@ FOLDERS = {
     "worldsim.envs": ROOT / "envs",
     "worldsim.agents": ROOT / "agents",
     "worldsim.eval": ROOT / "eval",
+    "worldsim.play": ROOT / "worldsim" / "play",
 }
 MAY_IMPORT = {  # the only directions; agents see worlds through Gymnasium and nothing else
     "worldsim": {"worldsim"},
     "worldsim.envs": {"worldsim", "worldsim.envs"},
     "worldsim.agents": {"worldsim.agents"},
-    "worldsim.eval": set(FOLDERS),
+    "worldsim.eval": {"worldsim", "worldsim.envs", "worldsim.agents", "worldsim.eval"},
+    "worldsim.play": set(FOLDERS),
 }
 AGENTS_MAY_ALSO = ("worldsim.errors", "worldsim.provenance")  # wording and bookkeeping, no world and no model
 SIMULATORS = {"mujoco", "dm_control", "pybullet", "brax"}
@@ -69,18 +71,20 @@ def may_import(package: str, module: str) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path: Path) -> None:
-    """worldsim <- worldsim.envs <- worldsim.agents <- worldsim.eval, and the model never meets a simulator."""
+    """worldsim <- worldsim.envs <- worldsim.agents <- worldsim.eval <- worldsim.play, and the model never meets a simulator."""
     upward = [module for module in imports_of(path) if not may_import(SOURCES[path], module)]
     assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
 
 
 def test_links_and_mapping_agree() -> None:
-    """The three links are relative and lead to the folders that setuptools maps; a fifth package needs a decision."""
+    """Links are relative and lead to the folders that setuptools maps; a sixth package needs a decision."""
     mapping = PYPROJECT["tool"]["setuptools"]["package-dir"]
     assert {package: ROOT / folder for package, folder in mapping.items()} == FOLDERS
     assert PYPROJECT["tool"]["setuptools"]["packages"] == list(FOLDERS)
     for package in list(FOLDERS)[1:]:
         link = ROOT / package.replace(".", "/")
+        if link == FOLDERS[package]:
+            continue  # no link: it stands where it is imported from
         assert link.is_symlink()
         assert str(link.readlink()) == f"../{package.rpartition('.')[2]}"
         assert link.resolve() == FOLDERS[package].resolve()
@@ -123,7 +127,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_is_whole(wheel: zipfile.ZipFile) -> None:
-    """The wheel holds every module of the four packages, py.typed, templates, checkpoints, decoders and records, and nothing else."""
+    """The wheel holds every module of the five packages, py.typed, the page, templates, checkpoints, decoders and records, no more."""
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {f"{package.replace('.', '/')}/{path.name}" for path, package in SOURCES.items()} | {"worldsim/py.typed"}
     for package, pattern in (
@@ -131,6 +135,7 @@ def test_wheel_is_whole(wheel: zipfile.ZipFile) -> None:
         ("worldsim.eval", "templates/*"),
         ("worldsim.eval", "decoders/*"),
         ("worldsim.eval", "*.json"),
+        ("worldsim.play", "page/*"),
     ):
         below = [path for path in FOLDERS[package].glob(pattern) if path.is_file()]
         expected |= {f"{package.replace('.', '/')}/{path.relative_to(FOLDERS[package])}" for path in below}
@@ -176,6 +181,14 @@ def test_sizes(path: Path) -> None:
             assert (node.end_lineno or node.lineno) - node.lineno + 1 <= MAX_FUNCTION_LINES, place
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             assert sum(argument.arg not in ("self", "cls") for argument in arguments) <= MAX_PARAMETERS, place
+
+
+@pytest.mark.parametrize("path", sorted((FOLDERS["worldsim.play"] / "page").iterdir()), ids=lambda path: path.name)
+def test_page_needs_nothing_else(path: Path) -> None:
+    """A file of the page is at most 400 lines, and names no address but that of SVG's own namespace."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -229,13 +242,14 @@ def real_tree() -> set[str]:
     """What stands in the repository: our folders, their files and subfolders, and the visible files at the top."""
     made_by_use = {"build", "dist", "runs", "data"}
     entries = set()
-    for top in ROOT.iterdir():
+    for top in [*ROOT.iterdir(), FOLDERS["worldsim.play"]]:
         if top.name.startswith((".", "__")) or top.name in made_by_use or top.suffix == ".egg-info":
             continue
-        entries.add(top.name + "/" if top.is_dir() else top.name)
+        name = str(top.relative_to(ROOT))
+        entries.add(name + "/" if top.is_dir() else name)
         if top.is_dir():
             inside = (path for path in top.iterdir() if not path.name.startswith((".", "__pycache__")))
-            entries |= {f"{top.name}/{path.name}" + "/" * path.is_dir() for path in inside if not path.is_symlink()}
+            entries |= {f"{name}/{path.name}" + "/" * path.is_dir() for path in inside if not path.is_symlink()}
     return entries | {".ci/run"}
 
 

@@ -1,6 +1,6 @@
 """The command line: flags generated from the signatures of the functions that do the work, and their results as text.
 
-The only module that may know all four packages. It imports the function behind a command when that command is given,
+The only module outside `worldsim.play` that may know all packages. It imports the function behind a command when that command is given,
 and nothing before; it holds no behaviour of its own beyond wording and exit codes (0 done, 2 the user can mend it,
 130 interrupted).
 """

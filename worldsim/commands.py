@@ -190,6 +190,17 @@ COMMANDS = {
         after_interrupt=f"Nothing is kept. {RUN_AGAIN} to start over.",
         report=lambda result, _: result.summary,
     ),
+    "play": Command(
+        target="worldsim.play.command:play",
+        summary="play a dream beside the truth in the browser",
+        positional="checkpoint",
+        examples=(
+            "  worldsim play                                  # the embedded checkpoint, at http://127.0.0.1:8765/\n"
+            "  worldsim play runs/small --port 0 --sessions 8"
+        ),
+        after_interrupt="The page is closed; nothing is kept.",
+        report=lambda result, _: f"{result} is closed.",
+    ),
     "bench": Command(
         target="worldsim.eval.bench:bench",
         summary="measure the speed of everything on this machine",
