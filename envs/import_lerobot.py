@@ -15,7 +15,16 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from worldsim.envs.import_source import Columns, Pictures, Unusable, broken, choose_image, plain_name
+from worldsim.envs.import_source import (
+    MAX_EPISODE_BYTES,
+    Columns,
+    Pictures,
+    Unusable,
+    broken,
+    check_bytes,
+    choose_image,
+    plain_name,
+)
 from worldsim.envs.import_videos import Video, missing_extra
 from worldsim.errors import UsageError
 
@@ -113,17 +122,23 @@ class LeRobotSource:
             rows += self._read(path, own).to_pylist()
         if not rows:
             raise broken("meta/episodes", "no table of episodes")
+        wrong = [row for row in rows if not all(isinstance(row[name], int | float) for name in own)]
+        if wrong:
+            raise broken("meta/episodes", f"a row that lacks numbers: {wrong[0]}")
         return sorted(rows, key=lambda row: row["episode_index"])
 
-    def _read(self, path: Path, columns: Sequence[str]) -> Any:
-        """Read columns of a table; UsageError if it is damaged or lacks one of them."""
+    def _read(self, path: Path, columns: Sequence[str], episode: int | None = None) -> Any:
+        """Read columns of a table, of one episode or of all; UsageError if it is damaged, too large, or lacks one."""
         where = str(path.relative_to(self.root))
+        only = None if episode is None else [("episode_index", "=", episode)]
         try:
             with self.parquet.ParquetFile(path) as file:
                 lacking = set(columns) - set(file.schema_arrow.names)
                 if lacking:
                     raise broken(where, f"no column {', '.join(sorted(lacking))}")
-                return file.read(columns=list(columns), use_threads=False)
+                size = sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups))
+                check_bytes((size,), np.dtype(np.uint8), MAX_EPISODE_BYTES, where)
+            return self.parquet.read_table(path, columns=list(columns), filters=only, use_threads=False)
         except UsageError:
             raise
         except (OSError, ValueError, RuntimeError, KeyError) as error:  # pyarrow's errors are of these kinds
@@ -231,7 +246,8 @@ class LeRobotSource:
     def _pictures_in_table(self, position: int) -> Iterator[np.ndarray]:
         """Decode pictures that lie in the table itself."""
         names = [self.camera, "episode_index", "frame_index"]
-        column = self._of_episode(self._read(self._data_path(position), names), position)[self.camera]
+        table = self._read(self._data_path(position), names, int(self.episodes[position]["episode_index"]))
+        column = self._of_episode(table, position)[self.camera]
         for k, cell in enumerate(column):
             content, where = cell.as_py(), f"{self.label(position)}, frame {k}"
             content = content.get("bytes") if isinstance(content, dict) else content

@@ -63,6 +63,8 @@ def read_header(file: Readable, where: str) -> ArrayHeader:
         raise
     except DAMAGE as error:
         raise broken(where, error) from error
+    if min(shape, default=0) < 0:
+        raise broken(where, f"the shape {shape}")
     return ArrayHeader(shape=shape, dtype=dtype, column_major=column_major)
 
 

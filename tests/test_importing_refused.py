@@ -13,9 +13,9 @@ from worldsim.envs.importing import import_dataset
 from worldsim.errors import UsageError
 
 
-def huge_archive(path: Path) -> None:
-    """An archive of a few bytes that says it holds an exabyte of frames."""
-    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 20000, 20000, 3), }"
+def announcing(shape: str, path: Path) -> None:
+    """An archive of a few bytes that says it holds frames of this shape."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
     text = header.ljust(117).encode() + b"\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("frames.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
@@ -30,7 +30,9 @@ def bad_archive(kind: str, path: Path) -> None:
     elif kind == "no archive":
         path.write_bytes(b"PK\x03\x04" + bytes(50))
     elif kind == "huge":
-        huge_archive(path)
+        announcing("(1000000000, 20000, 20000, 3)", path)
+    elif kind == "negative":
+        announcing("(-1, 16, 16, 3)", path)
     else:
         changes: dict[str, dict[str, Any]] = {
             "pickle": {"actions": np.array([{"a": 1}] * 5, dtype=object)},
@@ -50,6 +52,7 @@ def bad_archive(kind: str, path: Path) -> None:
         ("cut off", "whole, readable file"),
         ("no archive", "whole, readable file"),
         ("huge", "pixels"),
+        ("negative", "shape"),
         ("pickle", "pickle"),
         ("rows", "9 rows for 6 frames"),
         ("float frames", "astype"),

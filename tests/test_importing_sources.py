@@ -340,7 +340,8 @@ def test_bad_videos_are_named(tmp_path: Path) -> None:
         write_video(source / f"a{suffix}", noise(0))
     content = (tmp_path / "cut" / "a.webp").read_bytes()
     (tmp_path / "cut" / "a.webp").write_bytes(content[: len(content) // 2])
-    (tmp_path / "list" / "a.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'hole' / 'a.gif'}\n")
+    write_video(tmp_path / "list" / "other.gif", noise(0))
+    (tmp_path / "list" / "a.mp4").write_text("ffconcat version 1.0\nfile other.gif\n")
     (tmp_path / "hole" / "a.npy").unlink()
     (tmp_path / "hole" / "a.csv").write_text("0,1\n0,\n" * 3)
     for name, says in (("cut", r"a\.webp"), ("list", r"a\.mp4"), ("hole", r"a\.csv.*row 1")):
