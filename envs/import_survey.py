@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ class Steps:
             terminated=flat["terminated"].astype(bool),
             truncated=flat["truncated"].astype(bool),
             readouts={
-                plain_name(name): values.astype(np.float32).reshape(frames, -1)
-                for name, values in columns.readouts.items()
-                if len(values) == frames
+                name: columns.readouts[original].astype(np.float32).reshape(frames, -1)
+                for name, original in _plain_names(columns.readouts, where).items()
+                if len(columns.readouts[original]) == frames
             },
         )
 
@@ -89,6 +89,18 @@ class Steps:
             readouts={name: values[first::k] for name, values in self.readouts.items()},
         )
         return actions[first:].reshape(count, -1), left
+
+
+def _plain_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """Return the columns' own names by the ones they will have; UsageError if two would have the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(plain_name(name), name)
+        if other != name:
+            got = f"{other!r} and {name!r}, which would both be called {plain_name(name)}"
+            allowed = "names that differ in letters, digits or underscores"
+            raise UsageError(f"columns of {where}", got=got, allowed=allowed, fix="rename one of them")
+    return found
 
 
 def _per_step(values: np.ndarray | None, rows: set[int], where: str) -> np.ndarray:
