@@ -6,7 +6,7 @@ Names functions by their modules, and imports none of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,33 @@ def _report_record(result: Mapping[str, Any], options: Mapping[str, Any]) -> str
     return (
         f"{result['episodes']} episodes in {options['out']} ({done}).\nNext: worldsim train {options['out']} --out RUN"
     )
+
+
+def _report_import(result: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Say what was taken, changed and dropped, and why; long lists by their beginning."""
+    taken, world, dropped, out = result["taken"], result["world"], result["dropped"], options["out"]
+    splits = ", ".join(f"{count} {split}" for split, count in taken["splits"].items())
+    height, width, _ = world["frame_shape"]
+    rate = f"{world['frame_rate_hz']:g} a second"
+    lines = [
+        f"{taken['episodes']} of {result['source']['episodes']} episodes of kind {result['source']['kind']} in {out} ({splits}).",
+        f"Frames: {taken['frames']}, {height}x{width}, {rate}.",
+        f"Rewards: {taken['rewards']}. Terminations: {taken['terminations']}.",
+        f"Actions: {_beginning(world['actions'], ', ')}. Readouts: {_beginning(world['readouts'], ', ') or 'none'}.",
+        *(f"Changed: {change}." for change in result["changed"]),
+    ]
+    for what, reasons in dropped.items():
+        listed = _beginning([f"{name} ({reason})" for name, reason in reasons.items()], "; ")
+        lines.append(f"Dropped, {what}: {listed or 'none'}.")
+    written = f"{result['episodes_now']} episodes written now" if result["episodes_now"] else "nothing was missing"
+    return "\n".join([*lines, f"All of it: {out}/import.json ({written}).", f"Next: worldsim train {out} --out RUN"])
+
+
+def _beginning(items: Iterable[str], between: str, most: int = 12) -> str:
+    """Return the first items as one text, and how many more there are."""
+    listed = list(items)
+    more = [f"and {len(listed) - most} more"] * (len(listed) > most)
+    return between.join([*listed[:most], *more])
 
 
 def _report_train(result: Any, options: Mapping[str, Any]) -> str:
@@ -106,6 +133,17 @@ COMMANDS = {
         ),
         after_interrupt=f"{RUN_AGAIN} to go on: whole shards are kept.",
         report=_report_record,
+    ),
+    "import": Command(
+        target="worldsim.envs.importing:import_dataset",
+        summary="make a recording of a dataset you already have: Minari, LeRobot, HDF5, .npz, videos",
+        positional="source",
+        examples=(
+            "  worldsim import my-episodes --out data/mine                          # .npz files, videos, HDF5, ...\n"
+            "  worldsim import demos.hdf5 --image agentview --size 64 --out data/demos   # robomimic, one of its cameras"
+        ),
+        after_interrupt=f"{RUN_AGAIN} to go on: whole shards are kept.",
+        report=_report_import,
     ),
     "train": Command(
         target="worldsim.train:train",
