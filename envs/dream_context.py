@@ -36,7 +36,7 @@ class Context:
 class TrueWorld:
     """The world a model was trained on, built at first use and only to simulate lead-ins; nothing else steps it.
 
-    Where it cannot be drawn, the lead-ins bundled with the checkpoint (``folder``) stand in for it, with a warning.
+    Where it cannot be made or drawn, the lead-ins bundled with the checkpoint (``folder``) stand in for it, with a warning.
     """
 
     def __init__(self, spec: WorldSpec, task: str | None, folder: Path | None) -> None:
@@ -53,11 +53,12 @@ class TrueWorld:
         try:
             return self._simulate(seed, options)
         except UsageError as error:
-            if error.argument != "OpenGL" or self.folder is None or not (self.folder / CONTEXTS).is_file():
+            missing = error.argument in ("OpenGL", "environment")
+            if not missing or self.folder is None or not (self.folder / CONTEXTS).is_file():
                 raise
             self._bundled = _read_bundled(self.folder / CONTEXTS, self.spec)
             warnings.warn(
-                f"The true world cannot be drawn here, so dreams start from the {len(self._bundled['frames'])} lead-ins "
+                f"The true world cannot be made or drawn here, so dreams start from the {len(self._bundled['frames'])} lead-ins "
                 f"bundled with the checkpoint, chosen by seed (seed % {len(self._bundled['frames'])}). {error}",
                 RuntimeWarning,
                 stacklevel=2,
@@ -96,8 +97,8 @@ class TrueWorld:
             raise UsageError(
                 "reset options",
                 got=", ".join(options),
-                allowed="only frames, state, scene or dataset where the true world cannot be drawn",
-                fix="install OpenGL (see the warning above) to choose factors of the scene",
+                allowed="only frames, state, scene or dataset where the true world cannot be made or drawn",
+                fix="install what the warning above names, to choose factors of the scene",
             )
         index = seed % len(self._bundled["frames"])
         return Context(
@@ -106,22 +107,36 @@ class TrueWorld:
         )
 
 
-def bundle_contexts(folder: Path, spec: WorldSpec, count: int = 32) -> Path:
-    """Write the true lead-ins of seeds 0 .. count-1 beside a checkpoint's weights, for machines that cannot draw.
+def bundle_contexts(folder: Path, spec: WorldSpec, count: int = 32, recording: str | None = None) -> Path:
+    """Write lead-ins beside a checkpoint's weights, for machines on which the true world cannot be made or drawn.
 
-    There, a reset with such a seed starts from the very scene of that seed.
+    They are those of the true world's seeds 0 .. count-1, so that there a reset with such a seed starts from the very
+    scene of that seed; or the beginnings of the first ``count`` episodes of a recording.
     """
-    true = TrueWorld(spec, None, None)
-    try:
-        contexts = [true.lead_in(seed, {}) for seed in range(count)]
-    finally:
-        true.close()
+    contexts = _true_lead_ins(spec, count) if recording is None else _recorded_lead_ins(spec, count, recording)
     target, temporary = folder / CONTEXTS, folder / f"{CONTEXTS}.tmp"
     frames, actions = (np.stack([getattr(context, name) for context in contexts]) for name in ("frames", "actions"))
     save_file({"frames": frames, "actions": actions}, temporary)
     temporary.chmod(0o644)
     temporary.replace(target)
     return target
+
+
+def _true_lead_ins(spec: WorldSpec, count: int) -> list[Context]:
+    true = TrueWorld(spec, None, None)
+    try:
+        return [true.lead_in(seed, {}) for seed in range(count)]
+    finally:
+        true.close()
+
+
+def _recorded_lead_ins(spec: WorldSpec, count: int, recording: str) -> list[Context]:
+    dataset = EpisodeDataset.open(recording)
+    try:
+        ids = [int(one) for one in dataset.episode_ids()[:count]]
+    finally:
+        dataset.close()
+    return dataset_contexts({"dataset": recording, "episode": ids, "start": 0}, len(ids), spec)
 
 
 def _read_bundled(path: Path, spec: WorldSpec) -> dict[str, np.ndarray]:

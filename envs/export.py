@@ -15,7 +15,12 @@ from worldsim.sampler import check_num_steps
 
 
 def export(
-    checkpoint: str | os.PathLike[str], *, out: str | os.PathLike[str], contexts: int = 32, num_steps: int | None = None
+    checkpoint: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    contexts: int = 32,
+    data: str | None = None,
+    num_steps: int | None = None,
 ) -> Path:
     """Copy a checkpoint into a folder to hand on, bfloat16 weights, card and true lead-ins in it, and return the folder.
 
@@ -23,6 +28,7 @@ def export(
         checkpoint: an embedded name, a checkpoint folder or a training run's folder.
         out: the new folder; a checkpoint that is there is replaced as a whole.
         contexts: lead-ins of the true world to bundle (seeds 0, 1, ...), so that dreams begin without OpenGL; 0 for none.
+        data: recording whose episodes' beginnings to bundle instead, for a world that cannot be made, as an imported one.
         num_steps: sampler steps of a frame that the copy's dreams take by default; None for the checkpoint's own default.
 
     """
@@ -34,7 +40,7 @@ def export(
         loaded = dataclasses.replace(loaded, sampler_steps=num_steps)
     target = checkpoints.save(loaded, out, card=checkpoints.card(loaded), dtype=torch.bfloat16)
     if contexts:
-        bundle_contexts(target, loaded.world, contexts)
+        bundle_contexts(target, loaded.world, contexts, data)
     else:
         (target / CONTEXTS).unlink(missing_ok=True)
     return target

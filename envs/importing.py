@@ -242,7 +242,7 @@ def _write_shard(folder: Path, shard: int, plan: _Plan, bar: tqdm) -> None:
             for episode_id in plan.shards[shard]:
                 episode = _episode(plan, episode_id)
                 # write_shard would need all episodes of a shard in memory at once
-                storage._write_episode(file.create_group(f"episode_{episode_id}"), episode_id, episode)
+                storage.write_episode(file.create_group(f"episode_{episode_id}"), episode_id, episode)
                 bar.update(1)
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())

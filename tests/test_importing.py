@@ -19,6 +19,7 @@ from PIL import Image
 from worldsim import cli, storage
 from worldsim.dataset import SPLITS, EpisodeDataset
 from worldsim.envs import importing
+from worldsim.envs.export import export
 from worldsim.envs.import_frames import FrameSize
 from worldsim.envs.importing import import_dataset, kind_of
 from worldsim.episode import Episode
@@ -101,6 +102,12 @@ def test_it_is_learnt_and_dreamt(archives: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(UsageError, match="imported/stripes"):
         dream.reset(seed=0)
     dream.close()
+    folder = export(tmp_path / "run", out=tmp_path / "handed-on", contexts=3, data=str(tmp_path / "data"))
+    alone = gym.make("worldsim:worldsim/Dream-v0", checkpoint=str(folder), num_steps=1)
+    with pytest.warns(RuntimeWarning, match="3 lead-ins"):
+        first, _ = alone.reset(seed=4)
+    np.testing.assert_array_equal(first, EpisodeDataset.open(tmp_path / "data").episode(1).frames[steps])  # 4 % 3
+    alone.close()
 
 
 def test_the_account_says_what_was_dropped_and_changed(stripes: list[Episode], tmp_path: Path) -> None:
@@ -202,13 +209,13 @@ import os, sys
 from worldsim import storage
 from worldsim.envs import importing
 importing.EPISODES_PER_SHARD = 6
-write, left = storage._write_episode, [15]
+write, left = storage.write_episode, [15]
 def dies(*arguments):
     left[0] -= 1
     if left[0] < 0:
         os._exit(9)
     write(*arguments)
-storage._write_episode = dies
+storage.write_episode = dies
 importing.import_dataset(sys.argv[1], out=sys.argv[2])
 """
 
@@ -281,7 +288,7 @@ def test_a_full_disk_leaves_nothing(archives: Path, tmp_path: Path, monkeypatch:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "_write_episode", full)
+    monkeypatch.setattr(storage, "write_episode", full)
     with pytest.raises(UsageError, match="No space left"):
         import_dataset(archives, out=tmp_path / "data")
     assert list((tmp_path / "data" / "shards").iterdir()) == []

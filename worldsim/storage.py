@@ -122,13 +122,14 @@ def write_shard(folder: Path, shard: int, header: RecordingHeader, episodes: Map
     with h5py.File(memory, "w") as file:
         file.attrs["worldsim"] = header.to_json()
         for episode_id, episode in sorted(episodes.items()):
-            _write_episode(file.create_group(f"episode_{episode_id}"), episode_id, episode)
+            write_episode(file.create_group(f"episode_{episode_id}"), episode_id, episode)
     path = shard_path(folder, shard)
     write_atomically(path, memory.getvalue())
     return path
 
 
-def _write_episode(group: h5py.Group, episode_id: int, episode: Episode) -> None:
+def write_episode(group: h5py.Group, episode_id: int, episode: Episode) -> None:
+    """Write one episode into an empty group of a shard, with its digest."""
     columns = {
         "observations": episode.frames,
         "actions": episode.actions,
