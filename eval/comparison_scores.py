@@ -113,7 +113,7 @@ def contrast(
 
         test = ttest_ind(one[0], other[0], equal_var=False)
         low, high = test.confidence_interval(CONFIDENCE)
-        p, method = float(test[1]), "Welch over training seeds"
+        p, method = float(np.asarray(test)[1]), "Welch over training seeds"
     else:
         low, high, p = _bootstrap(one[1:], other[1:])
         method = "bootstrap over scenes and seeds" if seeds > 1 else "bootstrap over scenes, one training seed"

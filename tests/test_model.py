@@ -79,7 +79,8 @@ def test_places_apart_see_their_own_past_alone():
 
     def last(cells: torch.Tensor) -> torch.Tensor:
         def mix(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return banded_attention(*(x[0].transpose(0, 1) for x in (q, k, v)), 4).transpose(0, 1)[None]
+            q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (H, T, N, K)
+            return banded_attention(q, k, v, 4).transpose(0, 1)[None]
 
         return network.trunk(cells, told, network.phases(torch.arange(3), (2, 2)), mix).tokens[0, -1]
 
