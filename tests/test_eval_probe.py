@@ -17,7 +17,7 @@ from worldsim.errors import UsageError
 from worldsim.eval.expectation_probe import CODES
 from worldsim.eval.families import Family, Scene, Scores, films, scene_seed
 from worldsim.eval.fidelity import CODES as FIDELITY_CODES
-from worldsim.eval.lab import Lab, arena_world
+from worldsim.eval.lab import LEAST_CONTROLS, Lab, arena_world
 from worldsim.eval.perception import perception_limited
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.permanence_scores import ERROR
@@ -220,20 +220,21 @@ class Shows:
 def test_rows_are_asked_what_they_are_named_for(
     scenes: dict[str, list[Scene]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The model is told its own actions, its control those of other episodes; controls see half the scenes, others all."""
+    """The model is told its own actions, its control those of other episodes; controls see some scenes, others all."""
     (tmp_path / "showing_model.py").write_text(SHOWS_ACTIONS)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("showing_model", None)
     lab = Lab(predictor="showing_model:Shows", spec=arena_world(), workers=1, samples=2)
-    rows = lab.rows(scenes["P1h"])
+    asked = 2 * scenes["P1h"]
+    rows = lab.rows(asked)
     references = References(folder=tmp_path, spec=arena_world(), split="dev", workers=1)
-    rows |= references.rows(BY_CODE["P1h"], scenes["P1h"]) | lab.untrained(scenes["P1h"])
-    shades = np.stack([127 + 100 * scene[0].script.actions[:, :3] for scene in scenes["P1h"]]).astype(np.uint8)
+    rows |= references.rows(BY_CODE["P1h"], asked) | lab.untrained(asked)
+    shades = np.stack([127 + 100 * scene[0].script.actions[:, :3] for scene in asked]).astype(np.uint8)
     assert len(rows[MODEL]) == 2 and all(np.array_equal(row[:, 0, :, 0, 0], shades) for row in rows[MODEL])
-    assert all((rows[OTHERS][0][index, 0, :, 0, 0] != shades[index]).any() for index in range(2))
+    assert all((rows[OTHERS][0][index, 0, :, 0, 0] != shades[index]).any() for index in range(LEAST_CONTROLS))
     for name, made in rows.items():
-        count = 2 if name in (OTHERS, UNTRAINED) else SCENES
-        assert all(row.shape == films(scenes["P1h"])[:count].shape for row in made), name
+        count = LEAST_CONTROLS if name in (OTHERS, UNTRAINED) else len(asked)
+        assert all(row.shape == films(asked)[:count].shape for row in made), name
 
 
 def test_all_probes_are_called_by_one_word():
