@@ -15,7 +15,7 @@ def counted(name: str) -> Size:
     return size(preset(name), checkpoints.load(WORLD).world)
 
 
-@pytest.mark.parametrize("base", ["nano", "small"])
+@pytest.mark.parametrize("base", ["nano", pytest.param("small", marks=pytest.mark.slow)])
 def test_u_nets_are_as_large_or_as_costly_as_the_transformer(base: str):
     """Parameters agree within 2 %, operations of training within 5 %; `nano` stays within 1 M, `small` within 10."""
     wanted = counted(base)
