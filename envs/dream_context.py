@@ -56,7 +56,7 @@ class TrueWorld:
             missing = error.argument in ("OpenGL", "environment")
             if not missing or self.folder is None or not (self.folder / CONTEXTS).is_file():
                 raise
-            self._bundled = _read_bundled(self.folder / CONTEXTS, self.spec)
+            self._bundled = read_bundled(self.folder / CONTEXTS, self.spec)
             warnings.warn(
                 f"The true world cannot be made or drawn here, so dreams start from the {len(self._bundled['frames'])} lead-ins "
                 f"bundled with the checkpoint, chosen by seed (seed % {len(self._bundled['frames'])}). {error}",
@@ -100,11 +100,7 @@ class TrueWorld:
                 allowed="only frames, state, scene or dataset where the true world cannot be made or drawn",
                 fix="install what the warning above names, to choose factors of the scene",
             )
-        index = seed % len(self._bundled["frames"])
-        return Context(
-            frames=self._bundled["frames"][index].copy(),
-            actions=self._bundled["actions"][index].copy(),
-        )
+        return bundled_context(self._bundled, seed)
 
 
 def bundle_contexts(folder: Path, spec: WorldSpec, count: int = 32, recording: str | None = None) -> Path:
@@ -139,7 +135,14 @@ def _recorded_lead_ins(spec: WorldSpec, count: int, recording: str) -> list[Cont
     return dataset_contexts({"dataset": recording, "episode": ids, "start": 0}, len(ids), spec)
 
 
-def _read_bundled(path: Path, spec: WorldSpec) -> dict[str, np.ndarray]:
+def bundled_context(bundled: Mapping[str, np.ndarray], seed: int) -> Context:
+    """Return the lead-in that stands for a seed among the bundled ones (`read_bundled`)."""
+    index = seed % len(bundled["frames"])
+    return Context(frames=bundled["frames"][index].copy(), actions=bundled["actions"][index].copy())
+
+
+def read_bundled(path: Path, spec: WorldSpec) -> dict[str, np.ndarray]:
+    """Return the lead-ins that lie beside a checkpoint's weights; UsageError if there are none of this world."""
     try:
         arrays = load_file(path)
         check_frames(arrays["frames"][0], arrays["actions"][0], spec, where=str(path))

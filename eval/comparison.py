@@ -24,7 +24,7 @@ from worldsim.eval.comparison_report import figure, markdown
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
 from worldsim.eval.hypotheses import HYPOTHESES, NOT_TESTED, Contrast, Hypothesis, holm, outcome
 from worldsim.eval.probe import called, probe
-from worldsim.eval.sizes import WORLD, Size, size
+from worldsim.eval.sizes import presets
 from worldsim.provenance import provenance, write_json
 from worldsim.storage import write_atomically
 from worldsim.train import TrainConfig, train
@@ -117,7 +117,7 @@ def compare(
     records = {trial.name: _record(folder / "runs" / trial.name) for trial in trials}
     results = {
         "command": "compare", "plan": settings, "data": data, **provenance(seed=0),
-        "sizes": {name: dataclasses.asdict(_size(name)) for name in dict.fromkeys(trial.preset for trial in trials)},
+        "sizes": presets(list(dict.fromkeys(trial.preset for trial in trials))),
         "trainings": records, **answers(chosen, probed), "not_tested": dict(NOT_TESTED),
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
@@ -245,7 +245,3 @@ def _probed(folder: Path, run: Path, plan: Plan, trial: Trial) -> Probed:
     if not (out / "results.json").is_file():
         probe(str(run), out, plan.tier, list(plan.families), truth=folder / "truth")
     return Probed.read(out, trial.seed)
-
-
-def _size(name: str) -> Size:
-    return size(preset(name), checkpoints.load(WORLD).world)

@@ -17,8 +17,9 @@ import jinja2
 import numpy as np
 
 from worldsim.envs.state import body_slots
+from worldsim.eval.clips import above_one_another, enlarged, side_by_side, webp
 from worldsim.eval.colours import read_colours
-from worldsim.eval.figures import above_one_another, data_uri, enlarged, error_curves, side_by_side, webp
+from worldsim.eval.figures import data_uri, error_curves
 from worldsim.eval.longrun import VISIBLE
 from worldsim.eval.pixels import PixelErrors, copy_last, pixel_errors
 from worldsim.eval.showcase import SHOWCASE, showcase_scripts

@@ -1,4 +1,4 @@
-"""Pictures for pages: animated clips and error curves as self-contained text. Knows no model and no world.
+"""Pictures for pages: error curves and heat maps as self-contained text. Knows no model and no world.
 
 Curves are SVG whose colours are CSS variables of the page (``--dream``, ``--copy-last``, ``--rule``, current text colour),
 so that one picture suits light and dark.
@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 DARK = -0.3
 """Cells of a heat map below this are so red that they are written upon in white."""
@@ -30,40 +29,6 @@ _CSS = {
     RULE: "var(--rule)",
     **{stand_in: f"var(--{name.replace('_', '-')})" for name, stand_in in COLOURS.items()},
 }
-
-
-def side_by_side(
-    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], gap: int = 2, grey: int = 128
-) -> UInt8[np.ndarray, "t h w2 3"]:
-    """Put clips of equal size next to one another, ``gap`` grey pixels between them."""
-    t, h, _, _ = clips[0].shape
-    bar = np.full((t, h, gap, 3), grey, dtype=np.uint8)
-    parts = [part for clip in clips for part in (bar, clip)][1:]
-    return np.concatenate(parts, axis=2)
-
-
-def above_one_another(
-    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], gap: int = 2, grey: int = 128
-) -> UInt8[np.ndarray, "t h2 w 3"]:
-    """Put clips of equal size one above another, ``gap`` grey pixels between them."""
-    turned = [clip.swapaxes(1, 2) for clip in clips]
-    return side_by_side(turned, gap, grey).swapaxes(1, 2)
-
-
-def enlarged(frames: UInt8[np.ndarray, "t h w 3"], times: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return frames with every pixel repeated ``times`` times both ways."""
-    return frames.repeat(times, axis=1).repeat(times, axis=2)
-
-
-def webp(frames: UInt8[np.ndarray, "t h w 3"], frame_ms: int, last_ms: int = 1000) -> bytes:
-    """Return an endless animated WebP (lossless, pixel for pixel) that rests ``last_ms`` on its last frame."""
-    pictures = [Image.fromarray(frame) for frame in frames]
-    durations = [frame_ms] * (len(pictures) - 1) + [last_ms]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, lossless=True, method=4
-    )
-    return buffer.getvalue()
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -21,8 +21,8 @@ from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.tasks import TASKS
 from worldsim.errors import UsageError, suggestion
 from worldsim.eval.acting import EPISODE_STEPS, START_SEED, STARTS, Outcome, check_known, play, weights_digest
+from worldsim.eval.clips import enlarged, side_by_side, webp
 from worldsim.eval.controllers import blind_sweep
-from worldsim.eval.figures import enlarged, side_by_side, webp
 from worldsim.eval.learnt import is_learnt, learnt_policy
 from worldsim.eval.parts import Parts
 from worldsim.eval.planning_report import agent_row, markdown

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from worldsim.envs.dream import DreamEnv
-from worldsim.envs.dream_context import CONTEXTS, Context
+from worldsim.envs.dream_context import CONTEXTS, Context, bundled_context, read_bundled
 from worldsim.errors import UsageError
 from worldsim.play.tape import Beginning
 from worldsim.play.truth import Truth, open_truth
@@ -113,23 +111,20 @@ class Pair:
                 if error.argument != "OpenGL":
                     raise
                 self.missing, self.truth = str(error), None
-        return bundled(self._folder, beginning.seed, self.missing)
+        return self._bundled(beginning.seed)
+
+    def _bundled(self, seed: int) -> Context:
+        """Return the lead-in of a seed that lies beside the checkpoint's weights; UsageError if none does."""
+        try:
+            return bundled_context(read_bundled(self._folder / CONTEXTS, self.spec), seed)
+        except UsageError as error:
+            raise UsageError(
+                "scene",
+                got=f"no true world ({self.missing})",
+                allowed=f"a world to begin in, or lead-ins beside the checkpoint ({CONTEXTS})",
+                fix="install the environment, or make the folder with `worldsim export` where it is installed",
+            ) from error
 
     def _read(self, frame: np.ndarray, reward: float, info: dict[str, Any]) -> Dreamt:
         readouts = {readout.name: np.asarray(info[readout.name]) for readout in self.spec.readouts}
         return Dreamt(frame=frame, reward=reward, success=bool(info["is_success"]), readouts=readouts)
-
-
-def bundled(folder: Path, seed: int, missing: str) -> Context:
-    """Return the lead-in of a seed that lies beside a checkpoint's weights; UsageError if none does."""
-    try:
-        arrays = load_file(folder / CONTEXTS)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(
-            "scene",
-            got=f"no true world ({missing})",
-            allowed=f"a world to begin in, or lead-ins beside the checkpoint ({CONTEXTS})",
-            fix="install the environment, or make the folder with `worldsim export` where it is installed",
-        ) from error
-    index = seed % len(arrays["frames"])
-    return Context(frames=arrays["frames"][index].copy(), actions=arrays["actions"][index].copy())

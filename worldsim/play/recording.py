@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from worldsim.errors import UsageError
+from worldsim.eval.clips import enlarged, side_by_side, webp
 
 GAP, GREY, TIMES = 2, 128, 2
 """Pixels between the panes, their grey, and how many times every pixel is repeated both ways."""
@@ -19,8 +19,7 @@ GAP, GREY, TIMES = 2, 128, 2
 
 def beside(panes: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h w2 3"]:
     """Put pictures of one height side by side."""
-    bar = np.full((panes[0].shape[0], GAP, 3), GREY, np.uint8)
-    return np.concatenate([part for pane in panes for part in (bar, pane)][1:], axis=1)
+    return side_by_side([pane[None] for pane in panes], GAP, GREY)[0]
 
 
 def formats() -> list[str]:
@@ -34,21 +33,11 @@ def encoded(frames: Sequence[UInt8[np.ndarray, "h w 3"]], rate_hz: float, kind: 
         raise UsageError("recording", got="no steps", allowed="one step or more", fix="play on while it records")
     if kind not in formats():
         raise UsageError("format", got=kind, allowed=", ".join(formats()), fix="pip install av")
-    large = [frame.repeat(TIMES, axis=0).repeat(TIMES, axis=1) for frame in frames]
-    return _webp(large, rate_hz) if kind == "webp" else _mp4(large, rate_hz)
+    large, frame_ms = enlarged(np.stack(frames), TIMES), round(1000 / rate_hz)
+    return webp(large, frame_ms, last_ms=frame_ms, effort=0) if kind == "webp" else _mp4(large, rate_hz)
 
 
-def _webp(frames: Sequence[np.ndarray], rate_hz: float) -> bytes:
-    pictures = [Image.fromarray(frame) for frame in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / rate_hz), loop=0,
-        lossless=True, method=0,
-    )  # fmt: skip
-    return buffer.getvalue()
-
-
-def _mp4(frames: Sequence[np.ndarray], rate_hz: float) -> bytes:
+def _mp4(frames: UInt8[np.ndarray, "t h w 3"], rate_hz: float) -> bytes:
     av = importlib.import_module("av")  # here: an extra
 
     buffer = io.BytesIO()
