@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +40,13 @@ WORLD = WorldSpec(
 @pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
-    turns = request.param == "taking turns"
-    config = dataclasses.replace(CONFIG, **({"time_every": 2} if turns else {"architecture": request.param}))
+    kinds: dict[str, dict[str, Any]] = {
+        "dit": {},
+        "taking turns": {"time_every": 2},
+        "unet": {"architecture": "unet", "fine_patch": 2},  # three levels, so that several of them look back
+        "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
+    }
+    config = dataclasses.replace(CONFIG, **kinds[request.param])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = build(config, WORLD)
@@ -156,7 +162,8 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
     far.times.add_(20_002)
     noise = torch.from_numpy(rng.standard_normal((1, HEIGHT, WIDTH, 3)).astype(np.float32))
     ask, keep = (0.25, int(step_index(4))), (0.95, CONTEXT_STEP)
-    memory = (CONFIG.depth + 1) * (CONFIG.window - 1)  # what is recalled is found by keys that have seen the trunk
+    layers = len(network.layers(near.grid))
+    memory = (layers + 1) * (CONFIG.window - 1)  # what is recalled is found by keys that have seen the trunk
     for t in range(memory + 4):
         frame = torch.from_numpy(rng.uniform(-1, 1, (1, HEIGHT, WIDTH, 3)).astype(np.float32))
         action = torch.from_numpy(actions_of(rng, 1))
