@@ -101,7 +101,8 @@ def figure(results: Mapping[str, Any]) -> bytes:
         rival: {code: one for code, one in answers.items() if results["arms"][code]["unit"] == "skill"}
         for rival, answers in results["answers"].items()
     }
-    drawn = Figure(figsize=(9.0, 1.6 + 0.7 * max(1, *map(len, panels.values()))), layout="constrained")
+    count = max(1, *map(len, panels.values()))
+    drawn = Figure(figsize=(9.0, 1.6 + 0.7 * count), layout="constrained")
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (rival, answers) in zip(axes, panels.items(), strict=True):
         for row, answer in enumerate(answers.values()):
@@ -113,8 +114,8 @@ def figure(results: Mapping[str, Any]) -> bytes:
         axis.axvline(0, color="0.5", linewidth=0.8)
         axis.set_yticks(range(len(answers)), [f"{code} {results['arms'][code]['claim']}" for code in answers])
         axis.set_title(f"against the {NAMES[rival]}", fontsize=10)
-        axis.set_xlabel("transformer less U-Net, skill, 95 % interval")
-    axes[0].invert_yaxis()
+        axis.set_xlabel("difference in skill, 95 % interval")
+    axes[0].set_ylim(count - 0.5, -0.5)
     first = next(iter(next(iter(panels.values())).values()), {"contrasts": {}})
     keys = [
         Line2D([], [], color=f"C{i}", marker="os"[i], label=f"equal {name}")
