@@ -137,7 +137,7 @@ def read_plan(plan: str) -> Plan:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         fields["families"] = tuple(fields.get("families", PLANS["nano"].families))
-        fields["train"] = TrainConfig(**fields.get("train", {}))
+        fields["train"] = TrainConfig.from_json(fields.get("train", {}))
         return Plan(**fields)
     except (ValueError, TypeError, AttributeError) as error:
         fix = f"{error}; begin with what results.json of another comparison has under plan"

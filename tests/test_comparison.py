@@ -154,6 +154,8 @@ def test_bad_plans_are_refused(tmp_path: Path):
         read_plan(str(path))
     path.write_text('{"seeds": 1, "steps": 2, "episodes": 3, "tier": "smoke", "families": ["P1c"]}')
     assert read_plan(str(path)).families == ("P1c",)
+    path.write_text(json.dumps(dataclasses.asdict(PLANS["quick"])))
+    assert read_plan(str(path)) == PLANS["quick"]  # what a comparison writes down can be read again
     with pytest.raises(UsageError, match="seeds"):
         dataclasses.replace(PLANS["quick"], seeds=0)
     with pytest.raises(UsageError, match="preset"):
@@ -185,10 +187,11 @@ def test_u_nets_are_trained_and_stepped_as_any_other(stripe_recording: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_comparison_runs_from_recording_to_report(tmp_path: Path):
     """Recording, five trainings, five probes and a report; a second call does nothing anew."""
     path = tmp_path / "plan.json"
-    fields = {"seeds": 1, "steps": 2, "episodes": 6, "tier": "smoke", "families": ["P2b"]}
+    fields = {"seeds": 1, "steps": 2, "episodes": 20, "tier": "smoke", "families": ["P2b"]}
     path.write_text(json.dumps({**fields, "train": {"frames_per_step": 8, "clip_frames": [4], "clip_shares": [1.0]}}))
     first = compare(str(path), tmp_path / "out")
     assert set(first["answers"]["unet"]) == {"H2"} and len(first["trainings"]) == 5

@@ -81,6 +81,14 @@ class TrainConfig:
                 fix="give both, for example clip_frames [8, 16] and clip_shares [0.5, 0.5]",
             )
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Rebuild settings from JSON, whole or in part; TypeError for unknown ones."""
+        parts = {"clip_frames": tuple, "clip_shares": tuple}
+        nested = {"loss": LossConfig, "optim": OptimConfig}
+        known = {name: parts[name](value) if name in parts else value for name, value in data.items()}
+        return cls(**{name: nested[name](**value) if name in nested else value for name, value in known.items()})
+
     def stage_frames(self, step: int, total: int) -> int:
         """Return the clip length of ``step``."""
         edges = np.cumsum(self.clip_shares) * total
