@@ -19,23 +19,26 @@ from jaxtyping import Float32
 from worldsim.envs.camera import ground_axes
 from worldsim.envs.controls import ORBIT_STEP
 from worldsim.envs.factors import FACTORS
-from worldsim.envs.pushes import PushTrack, aimed, folded, rest, travelled, wander
+from worldsim.envs.pushes import PushTrack, aimed, fidgeting, folded, rest, travelled, wander
 from worldsim.envs.scene import HALF_FLOOR
 from worldsim.envs.tracks import (
     Facts,
     Track,
+    curtain_fidget,
     curtain_partly,
     curtain_up_and_down,
     drift,
+    fidget,
     glance,
     look_away,
     none,
     orbit_constant,
     orbit_there_and_back,
     outside_wedge,
+    tilt_fidget,
 )
 
-BEHAVIOURS_VERSION = 1  # raise it whenever the same seed would give other episodes
+BEHAVIOURS_VERSION = 2  # raise it whenever the same seed would give other episodes
 SceneRule = Callable[[np.random.Generator], dict[str, Any]]
 
 _BODY_REACH = HALF_FLOOR - 0.115  # m; bodies of every size start within
@@ -167,44 +170,57 @@ class Behaviour:
 
 _ORBITS = (orbit_constant, orbit_there_and_back, drift)
 _SOME_GLANCES = (none, none, glance)
+# Half of the episodes change their actions every few steps: where actions are held for long, the frames before tell
+# nearly all of what comes, and a model learns to go on as before instead of to heed what it is told ("copycats", de Haan
+# et al. 2019, arXiv 1905.11979).
 BEHAVIOURS = (
-    Behaviour(name="push_wander", weight=0.11, pushes=(wander,), tilts=_SOME_GLANCES),
-    Behaviour(name="push_aimed", weight=0.16, pushes=(aimed,), tilts=_SOME_GLANCES),
+    Behaviour(name="push_wander", weight=0.055, pushes=(wander,), tilts=_SOME_GLANCES),
+    Behaviour(name="push_aimed", weight=0.08, pushes=(aimed,), tilts=_SOME_GLANCES),
     Behaviour(
-        name="orbit", weight=0.08, scenes=(any_scene, gliding, collision_course), orbits=_ORBITS, tilts=(none, glance)
+        name="orbit", weight=0.04, scenes=(any_scene, gliding, collision_course), orbits=_ORBITS, tilts=(none, glance)
     ),
-    Behaviour(name="orbit_push", weight=0.15, pushes=(aimed, wander), orbits=_ORBITS, tilts=_SOME_GLANCES),
+    Behaviour(name="orbit_push", weight=0.075, pushes=(aimed, wander), orbits=_ORBITS, tilts=_SOME_GLANCES),
     Behaviour(
         name="hide",
-        weight=0.17,
+        weight=0.085,
         scenes=(behind_curtain,),
         orbits=(none, none, none, drift, orbit_there_and_back),
         curtains=(curtain_up_and_down, curtain_up_and_down, curtain_partly),
     ),
     Behaviour(
         name="hide_push",
-        weight=0.1,
+        weight=0.05,
         scenes=(any_scene, behind_curtain),
         pushes=(aimed, wander),
         curtains=(curtain_up_and_down, curtain_partly),
     ),
     Behaviour(
         name="look_away",
-        weight=0.05,
+        weight=0.025,
         scenes=(any_scene, gliding, collision_course),
         orbits=(none, drift),
         tilts=(look_away,),
     ),
-    Behaviour(name="look_away_push", weight=0.05, pushes=(aimed, wander), tilts=(look_away, glance)),
-    Behaviour(name="still", weight=0.07, scenes=(gliding, collision_course, collision_course)),
+    Behaviour(name="look_away_push", weight=0.025, pushes=(aimed, wander), tilts=(look_away, glance)),
+    Behaviour(name="still", weight=0.035, scenes=(gliding, collision_course, collision_course)),
     Behaviour(
         name="everything",
-        weight=0.06,
+        weight=0.03,
         scenes=(any_scene, gliding, behind_curtain),
         pushes=(aimed, wander),
         orbits=_ORBITS,
         tilts=(glance, look_away),
         curtains=(curtain_up_and_down, curtain_partly),
+    ),
+    Behaviour(name="fidget_push", weight=0.1, pushes=(fidgeting,)),
+    Behaviour(
+        name="fidget",
+        weight=0.4,
+        scenes=(any_scene, any_scene, gliding, behind_curtain),
+        pushes=(fidgeting,),
+        orbits=(none, fidget),
+        tilts=(none, none, tilt_fidget),
+        curtains=(none, curtain_fidget),
     ),
 )
 

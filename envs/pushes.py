@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from worldsim.envs.camera import ground_axes
 from worldsim.envs.controls import CONTROL_DT_S, PUSH_SPEED
 from worldsim.envs.scene import HALF_FLOOR, PUSHER_RADIUS
-from worldsim.envs.tracks import Facts
+from worldsim.envs.tracks import Facts, fidget
 
 Pushes = Float64[np.ndarray, "steps 2"]
 PushTrack = Callable[[np.random.Generator, Facts, Float64[np.ndarray, " steps"]], Pushes]
@@ -46,6 +46,12 @@ def wander(rng: np.random.Generator, facts: Facts, azimuths_deg: Float64[np.ndar
             angle = math.atan2(forward, right)
         walk.go(duration, speed * np.array([math.cos(angle), math.sin(angle)]))
     return walk.rates
+
+
+def fidgeting(rng: np.random.Generator, facts: Facts, azimuths_deg: Float64[np.ndarray, " steps"]) -> Pushes:
+    """Push right and forward at random rates that change every few steps, each for itself (`worldsim.envs.tracks.fidget`)."""
+    del facts
+    return np.stack([fidget(rng, len(azimuths_deg)), fidget(rng, len(azimuths_deg))], axis=1)
 
 
 def aimed(rng: np.random.Generator, facts: Facts, azimuths_deg: Float64[np.ndarray, " steps"]) -> Pushes:

@@ -75,6 +75,14 @@ def drift(rng: np.random.Generator, steps: int) -> Rates:
     return _pieces(steps, pieces)
 
 
+def fidget(rng: np.random.Generator, steps: int) -> Rates:
+    """Hold random rates, one in five of them rest, for 1 to 4 steps each: too short for the last frames to tell the next."""
+    pieces = []
+    for _ in range(steps):
+        pieces.append((int(rng.integers(1, 5)), 0.0 if rng.random() < 0.2 else rng.uniform(-1, 1)))
+    return _pieces(steps, pieces)
+
+
 # --- orbit -----------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +115,7 @@ def outside_wedge(rates: Rates, azimuth_deg: float) -> Rates:
     return result
 
 
-# --- tilt and curtain: away, wait, back ------------------------------------------------------------------------------
+# --- tilt and curtain: between two stops ------------------------------------------------------------------------------
 
 
 def look_away(rng: np.random.Generator, steps: int) -> Rates:
@@ -130,6 +138,28 @@ def curtain_up_and_down(rng: np.random.Generator, steps: int) -> Rates:
 def curtain_partly(rng: np.random.Generator, steps: int) -> Rates:
     """Raise the curtain to some height and lower it, at various rates."""
     return _excursions(rng, steps, full=1.0 / CURTAIN_STEP, waits=(1, 10), extents=(0.25, 1.0), slowest=0.2)
+
+
+def tilt_fidget(rng: np.random.Generator, steps: int) -> Rates:
+    """Tilt to one height after another, most of the floor in sight, for 1 to 4 steps each."""
+    return _between(rng, steps, full=0.5 * TILT_STOP / TILT_STEP)
+
+
+def curtain_fidget(rng: np.random.Generator, steps: int) -> Rates:
+    """Move the curtain to one height after another, for 1 to 4 steps each."""
+    return _between(rng, steps, full=1.0 / CURTAIN_STEP)
+
+
+def _between(rng: np.random.Generator, steps: int, *, full: float) -> Rates:
+    """Go to random places between a stop and ``full`` (steps at rate 1 away from it), as near as time allows, or rest."""
+    pieces: list[tuple[int, float]] = []
+    place = 0.0
+    for _ in range(steps):
+        duration = int(rng.integers(1, 5))
+        rate = 0.0 if rng.random() < 0.2 else float(np.clip((rng.uniform(0, full) - place) / duration, -1, 1))
+        place += duration * rate
+        pieces.append((duration, rate))
+    return _pieces(steps, pieces)
 
 
 def _excursions(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from worldsim.envs.behaviours import BEHAVIOURS, Behaviour, choose_behaviour
-from worldsim.envs.controls import ACTION_NAMES, ORBIT_STEP
+from worldsim.envs.camera import TILT_STOP
+from worldsim.envs.controls import ACTION_NAMES, ORBIT_STEP, TILT_STEP
 from worldsim.envs.factors import FACTORS, HELD_OUT_WEDGE, Span, is_held_out_pair, motion_of
 from worldsim.envs.options import parse_options
 from worldsim.envs.pushes import folded, travelled
@@ -15,7 +16,16 @@ from worldsim.envs.sampling import draw_scene
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES, SceneSpec
 from worldsim.envs.simulation import Simulation
 from worldsim.envs.state import body_slots
-from worldsim.envs.tracks import Facts, Track, facts_of, orbit_constant, orbit_there_and_back, outside_wedge
+from worldsim.envs.tracks import (
+    Facts,
+    Track,
+    facts_of,
+    fidget,
+    orbit_constant,
+    orbit_there_and_back,
+    outside_wedge,
+    tilt_fidget,
+)
 
 LEAD_IN, STEPS = 10, 54
 
@@ -82,7 +92,17 @@ def test_every_action_dimension_is_exercised_continuously() -> None:
         assert np.mean(np.abs(active) > 0.999) < 0.1, name
 
 
-@pytest.mark.parametrize("track", [orbit_constant, orbit_there_and_back])
+def test_frames_before_do_not_tell_the_action() -> None:
+    """Over the mixture, actions at work are often new ones: a model that goes on as before is wrong in a good share of steps."""
+    rng = np.random.default_rng(3)
+    actions = np.stack([choose_behaviour(rng).plan(rng, some_facts(rng), STEPS) for _ in range(400)])
+    for name, values in zip(ACTION_NAMES, np.moveaxis(actions, 2, 0), strict=True):
+        before, now = values[:, :-1], values[:, 1:]
+        changed = np.abs(now - before) > 0.1
+        assert np.mean(changed[np.abs(now) > 0.1]) > 0.2, name
+
+
+@pytest.mark.parametrize("track", [orbit_constant, orbit_there_and_back, fidget])
 def test_orbits_never_enter_the_held_out_wedge(track: Track) -> None:
     """From every start outside the wedge, no planned azimuth lies inside; an orbit that stays clear is left alone."""
     low, high = HELD_OUT_WEDGE
@@ -95,6 +115,13 @@ def test_orbits_never_enter_the_held_out_wedge(track: Track) -> None:
     opposite = (low + high) / 2 + 180
     gentle = np.full(STEPS, 0.15)
     np.testing.assert_array_equal(outside_wedge(gentle, opposite), gentle)
+
+
+def test_fidgeting_tilts_stay_within_reach() -> None:
+    """A camera that fidgets keeps between level and half of its way up, so that most of the floor is seen."""
+    for key in range(50):
+        heights = np.cumsum(tilt_fidget(np.random.default_rng(key), 200)) * TILT_STEP
+        assert heights.min() > -1e-6 and heights.max() <= 0.5 * TILT_STOP + 1e-6
 
 
 def test_there_and_back_returns() -> None:

@@ -84,10 +84,14 @@ class TrainConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
         """Rebuild settings from JSON, whole or in part; TypeError for unknown ones."""
-        parts = {"clip_frames": tuple, "clip_shares": tuple}
-        nested = {"loss": LossConfig, "optim": OptimConfig}
-        known = {name: parts[name](value) if name in parts else value for name, value in data.items()}
-        return cls(**{name: nested[name](**value) if name in nested else value for name, value in known.items()})
+        values: dict[str, Any] = dict(data)
+        for name in ("clip_frames", "clip_shares"):
+            if name in values:
+                values[name] = tuple(values[name])
+        for name, kind in (("loss", LossConfig), ("optim", OptimConfig)):
+            if name in values:
+                values[name] = kind(**values[name])
+        return cls(**values)
 
     def stage_frames(self, step: int, total: int) -> int:
         """Return the clip length of ``step``."""
