@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 from jaxtyping import UInt8
 from PIL import Image
 
+from worldsim.envs.actions import FlatActionWrapper
 from worldsim.envs.gl import choose_backend
 from worldsim.errors import UsageError
 
@@ -20,16 +21,24 @@ WIDTH_UNIT = 16  # ... and to the multiple of this width that keeps the aspect r
 
 
 def make_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Make an environment that gives RGB frames and takes a flat float32 action; UsageError for any other.
+    """Make an environment that gives RGB frames and takes flat float32 actions; UsageError where that cannot be.
 
-    ``render_mode`` "rgb_array" is set where the observation is no image.
+    ``render_mode`` "rgb_array" is set where the observation is no image. Choices, switches and amounts of other shapes
+    and types are wrapped in a `FlatActionWrapper`.
     """
-    env = _make(env_id, env_kwargs)
+    env = _rendering(env_id, env_kwargs)
     space = env.action_space
-    if not isinstance(space, Box) or space.dtype != np.float32 or len(space.shape) != 1 or not space.is_bounded():
+    if isinstance(space, Box) and space.dtype == np.float32 and len(space.shape) == 1 and space.is_bounded():
+        return env
+    try:
+        return FlatActionWrapper(env)
+    except UsageError:
         env.close()
-        fix = "wrap the environment (gymnasium.wrappers.RescaleAction, ...) until its actions are of that kind"
-        raise UsageError("action space", got=space, allowed="a bounded one-dimensional float32 Box", fix=fix)
+        raise
+
+
+def _rendering(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    env = _make(env_id, env_kwargs)
     if _observes_rgb(env) or env.render_mode == "rgb_array":
         return env
     env.close()

@@ -1,7 +1,7 @@
 """Collect: one episode of an environment as an `Episode`, a pure function of (recording's seed, episode's id).
 
-The Arena is driven by the scripted behaviours of `worldsim.envs.behaviours`; any other Gymnasium environment by random
-piecewise-constant actions. Knows no file, no process and no model.
+The Arena is driven by the scripted behaviours of `worldsim.envs.behaviours`; any other Gymnasium environment by a driver
+(`worldsim.envs.drivers`): random piecewise-constant actions, or a policy. Knows no file, no process and no model.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
 from jaxtyping import Float32
 
 from worldsim.dataset import split_of
+from worldsim.envs.actions import FlatActions, FlatActionWrapper
 from worldsim.envs.adapt import frame_of, make_environment
 from worldsim.envs.arena import ArenaEnv, arena_spec
 from worldsim.envs.behaviours import choose_behaviour
+from worldsim.envs.drivers import Actor, Driver
 from worldsim.envs.state import body_slots
 from worldsim.envs.tracks import facts_of
 from worldsim.episode import Episode
 from worldsim.spec import WorldSpec
 
 __all__ = ["collect", "episode_seed", "frame_of", "make_environment", "recorded_spec"]
-
-HOLD_STEPS = (2, 12)  # random actions of other environments are held at least and at most this long
 
 
 def episode_seed(seed: int, episode_id: int, purpose: str) -> int:
@@ -39,33 +38,41 @@ def recorded_spec(env: gym.Env[Any, Any], env_id: str, env_kwargs: Mapping[str, 
     """Return the spec of the world that `collect` records from ``env``."""
     if isinstance(env.unwrapped, ArenaEnv):
         return arena_spec(env)
-    space = env.action_space
-    assert isinstance(space, Box)
     observation, _ = env.reset(seed=0)
     height, width, channels = frame_of(env, observation).shape
+    actions = _rule(env)
     return WorldSpec(
         env_id=env_id,
         env_kwargs=dict(env_kwargs),
         frame_shape=(height, width, channels),
-        action_names=tuple(f"action_{k}" for k in range(space.shape[0])),
-        action_low=tuple(space.low.tolist()),
-        action_high=tuple(space.high.tolist()),
+        action_names=actions.names,
+        action_low=actions.low,
+        action_high=actions.high,
+        action_choices=actions.choices,
         frame_rate_hz=float(env.metadata.get("render_fps", 30)),
         context_steps=0,
     )
 
 
-def collect(env: gym.Env[Any, Any], *, seed: int, episode_id: int, steps: int) -> Episode:
+def _rule(env: gym.Env[Any, Any]) -> FlatActions:
+    """Return how the environment's own actions become rows."""
+    return env.flat if isinstance(env, FlatActionWrapper) else FlatActions.of_space(env.action_space)
+
+
+def collect(env: gym.Env[Any, Any], *, seed: int, episode_id: int, steps: int, actor: Actor | None = None) -> Episode:
     """Record episode ``episode_id`` of the recording ``seed``: ``steps`` actions, the Arena's lead-in included.
 
-    Other environments' episodes end earlier when they terminate or are truncated.
+    Other environments are driven at random or by ``actor`` (`worldsim.envs.drivers`), and their episodes end earlier when
+    they terminate or are truncated.
     """
     rng = np.random.default_rng(episode_seed(seed, episode_id, "behaviour"))
     environment_seed = episode_seed(seed, episode_id, "environment")
     split = split_of(seed, episode_id)
     if isinstance(env.unwrapped, ArenaEnv):
         return _collect_arena(env.unwrapped, rng, environment_seed, steps, split)
-    return _collect_any(env, rng, environment_seed, steps, split)
+    space = env.env.action_space if isinstance(env, FlatActionWrapper) else env.action_space
+    driver = Driver(rule=_rule(env), space=space, rng=rng, actor=actor)
+    return _collect_any(env, driver, environment_seed, steps, split)
 
 
 def _collect_arena(arena: ArenaEnv, rng: np.random.Generator, environment_seed: int, steps: int, split: str) -> Episode:
@@ -120,21 +127,13 @@ def _step_columns(arena: ArenaEnv, context: Mapping[str, Any], infos: list[dict[
     }
 
 
-def _collect_any(
-    env: gym.Env[Any, Any], rng: np.random.Generator, environment_seed: int, steps: int, split: str
-) -> Episode:
-    space = env.action_space
-    assert isinstance(space, Box)
+def _collect_any(env: gym.Env[Any, Any], driver: Driver, environment_seed: int, steps: int, split: str) -> Episode:
     observation, _ = env.reset(seed=environment_seed)
     frames, actions, rewards, ends = [frame_of(env, observation)], [], [], []
-    action, held = space.low, 0
     while len(actions) < steps and not (ends and any(ends[-1])):
-        if held == 0:
-            action, held = rng.uniform(space.low, space.high).astype(np.float32), int(rng.integers(*HOLD_STEPS)) + 1
-        held -= 1
-        observation, reward, terminated, truncated, _ = env.step(action)
+        actions.append(driver.row(observation))
+        observation, reward, terminated, truncated, _ = env.step(actions[-1])
         frames.append(frame_of(env, observation))
-        actions.append(action)
         rewards.append(reward)
         ends.append((bool(terminated), bool(truncated)))
     return Episode(
@@ -144,5 +143,5 @@ def _collect_any(
         terminated=np.array([end[0] for end in ends]),
         truncated=np.array([end[1] for end in ends]),
         seed=environment_seed,
-        attributes={"split": split, "behaviour": "random"},
+        attributes={"split": split, "behaviour": "random" if driver.actor is None else "policy"},
     )

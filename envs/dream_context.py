@@ -229,7 +229,7 @@ def given_contexts(own: Mapping[str, Any], num_rows: int, spec: WorldSpec) -> li
         pairs = [(frames, actions)] * num_rows
     for row_frames, row_actions in pairs:
         check_frames(row_frames, row_actions, spec, where="reset options")
-    return [Context(frames=f.copy(), actions=a.copy()) for f, a in pairs]
+    return [Context(frames=f.copy(), actions=spec.decided(a).copy()) for f, a in pairs]
 
 
 def dataset_contexts(own: Mapping[str, Any], num_rows: int, spec: WorldSpec) -> list[Context]:

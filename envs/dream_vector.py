@@ -44,7 +44,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """A batch of imagined worlds, stepped together; each row is an episode of its own.
 
     ## Spaces
-    Those of the recorded world: observations uint8 (num_envs, H, W, 3), actions float32 (num_envs, A).
+    Those of the recorded world: observations uint8 (num_envs, H, W, 3), actions float32 (num_envs, A). Where these are
+    choices, the greatest number of each group is taken (`WorldSpec.action_choices`); `worldsim.envs.actions` has wrappers
+    for both sides.
 
     ## Rewards and episode end
     ``task=None``: reward and termination are the model's heads (termination where its probability exceeds one
@@ -241,7 +243,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 fix="stack one action per row",
             )
         check_actions(array, self.world, where="actions")
-        return array
+        return self.world.decided(array)
 
     def _begin(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from tqdm import tqdm
 
-from worldsim.envs.import_actions import ActionRange
+from worldsim.envs.actions import ActionRange
 from worldsim.envs.import_source import Columns, Pictures, Source, Unusable, broken, plain_name
 from worldsim.errors import UsageError
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from worldsim import storage
 from worldsim.dataset import SPLIT_BLOCK, SPLITS, split_of
-from worldsim.envs.import_actions import FlatActions
+from worldsim.envs.actions import FlatActions
 from worldsim.envs.import_frames import FrameSize, gather
 from worldsim.envs.import_hdf5 import SUFFIXES as HDF5_SUFFIXES
 from worldsim.envs.import_hdf5 import Hdf5Source, MinariSource
@@ -178,6 +178,7 @@ def _plan(source: Source, wanted: FrameSize | None, rate: float | None, options:
         action_names=actions.names,
         action_low=actions.low,
         action_high=actions.high,
+        action_choices=actions.choices,
         frame_rate_hz=(rate or source.frame_rate or ASSUMED_RATE_HZ) / skip,
         context_steps=min(MAX_CONTEXT_STEPS, int(np.median(steps)) // 2),
         readouts=tuple(

@@ -18,13 +18,17 @@ import joblib
 from tqdm import tqdm
 
 from worldsim.envs.adapt import make_environment
+from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.behaviours import BEHAVIOURS_VERSION
 from worldsim.envs.collect import collect, recorded_spec
+from worldsim.envs.drivers import load_actor
 from worldsim.envs.workers import in_processes
 from worldsim.errors import UsageError
 from worldsim.storage import RecordingHeader, build_index, shard_is_whole, write_atomically, write_shard
 
 RESULTS_NAME = "results.json"
+EPISODES_PER_SHARD = 50
+"""What a kill can cost, per worker."""
 
 
 def record(
@@ -35,32 +39,67 @@ def record(
     steps: int = 64,
     seed: int = 0,
     workers: int | None = None,
-    episodes_per_shard: int = 50,
     env_kwargs: Mapping[str, Any] | None = None,
+    policy: str = "random",
 ) -> dict[str, Any]:
     """Record ``episodes`` episodes of ``env_id`` into the folder ``out`` and return what was measured.
 
     Args:
-        env_id: a Gymnasium id; "worldsim/Arena-v0" is driven by scripted behaviours, anything else by random actions.
+        env_id: a Gymnasium id; "worldsim/Arena-v0" is driven by scripted behaviours, anything else by ``policy``.
         out: the folder; whole shards of the same recording in it are kept, so running again resumes or extends.
         episodes: number of episodes in the finished recording.
         steps: actions of an episode, the Arena's lead-in included.
         seed: of the recording; episode i is a pure function of (seed, i).
-        workers: processes, each with one renderer; default one per core.
-        episodes_per_shard: what a kill can cost, per worker.
+        workers: processes, each with one renderer; default one per core. A kill costs each at most 50 episodes.
         env_kwargs: arguments of the environment.
+        policy: "random"; MODULE:FUNCTION, which takes an observation and returns an action; or sb3:FILE.zip, a policy that
+            Stable-Baselines3 saved (pickled Python: only your own), which random actions interrupt now and then.
 
     Returns:
         What is also written to ``results.json``: frames per second, seconds, frames, machine.
 
     Raises:
-        UsageError: for an environment without RGB frames or flat actions, numbers out of range, a folder that holds
-            another recording, or a full disk.
+        UsageError: for an environment without RGB frames or flat actions, numbers out of range, a policy that cannot be
+            loaded, a folder that holds another recording, or a full disk.
 
     """
-    _check_counts(episodes=episodes, steps=steps, episodes_per_shard=episodes_per_shard)
-    folder = Path(out)
-    header = _header(env_id, dict(env_kwargs or {}), steps, seed)
+    _check_counts(episodes=episodes, steps=steps)
+    header = recording_header(env_id, dict(env_kwargs or {}), steps, seed, policy)
+    return record_shards(Path(out), header, episodes, workers=workers)
+
+
+def recording_header(
+    env_id: str, env_kwargs: dict[str, Any], steps: int, seed: int, policy: str = "random"
+) -> RecordingHeader:
+    """Look at the environment once and return what all shards of its recording share."""
+    env = make_environment(env_id, env_kwargs)
+    try:
+        spec = recorded_spec(env, env_id, env_kwargs)
+        driven = not isinstance(env.unwrapped, ArenaEnv)
+    finally:
+        env.close()
+    if steps <= spec.context_steps:
+        fix = "ask for longer episodes"
+        raise UsageError("steps", got=steps, allowed=f"more than the lead-in's {spec.context_steps}", fix=fix)
+    if policy != "random" and not driven:
+        fix = "leave it out, or record an environment of your own around the Arena"
+        raise UsageError("policy", got=policy, allowed="random: the Arena has behaviours of its own", fix=fix)
+    load_actor(policy)
+    details = {"env_kwargs": env_kwargs, "steps": steps, "behaviours": BEHAVIOURS_VERSION}
+    return RecordingHeader(
+        spec=spec, seed=seed, details=details if policy == "random" else {**details, "policy": policy}
+    )
+
+
+def record_shards(
+    folder: Path,
+    header: RecordingHeader,
+    episodes: int,
+    *,
+    workers: int | None = None,
+    episodes_per_shard: int = EPISODES_PER_SHARD,
+) -> dict[str, Any]:
+    """Record what is missing of ``episodes`` episodes and return what was measured; see `record`."""
     shards = [
         range(first, min(first + episodes_per_shard, episodes)) for first in range(0, episodes, episodes_per_shard)
     ]
@@ -72,7 +111,7 @@ def record(
     records = build_index(folder)
     results = {
         "command": "record",
-        "environment": env_id,
+        "environment": header.spec.env_id,
         "episodes": len(records),
         "frames": sum(r.num_steps + 1 for r in records),
         "frames_recorded_now": frames,
@@ -84,20 +123,6 @@ def record(
     if frames or not (folder / RESULTS_NAME).exists():
         write_atomically(folder / RESULTS_NAME, (json.dumps(results, indent=2) + "\n").encode())
     return results
-
-
-def _header(env_id: str, env_kwargs: dict[str, Any], steps: int, seed: int) -> RecordingHeader:
-    """Look at the environment once and return what all shards of its recording share."""
-    env = make_environment(env_id, env_kwargs)
-    try:
-        spec = recorded_spec(env, env_id, env_kwargs)
-    finally:
-        env.close()
-    if steps <= spec.context_steps:
-        fix = "ask for longer episodes"
-        raise UsageError("steps", got=steps, allowed=f"more than the lead-in's {spec.context_steps}", fix=fix)
-    details = {"env_kwargs": env_kwargs, "steps": steps, "behaviours": BEHAVIOURS_VERSION}
-    return RecordingHeader(spec=spec, seed=seed, details=details)
 
 
 def _check_counts(**counts: int) -> None:
@@ -125,8 +150,8 @@ def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequen
     spec = header.spec
     env = make_environment(spec.env_id, header.details["env_kwargs"])
     try:
-        steps = header.details["steps"]
-        episodes = {i: collect(env, seed=header.seed, episode_id=i, steps=steps) for i in ids}
+        steps, actor = header.details["steps"], load_actor(header.details.get("policy", "random"))
+        episodes = {i: collect(env, seed=header.seed, episode_id=i, steps=steps, actor=actor) for i in ids}
     finally:
         env.close()
     write_shard(folder, shard, header, episodes)

@@ -28,7 +28,7 @@ from worldsim.dataset import EpisodeDataset
 from worldsim.denoiser import LossConfig
 from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.painter import Painter
-from worldsim.envs.record import record
+from worldsim.envs.record import record_shards, recording_header
 from worldsim.envs.scene import SceneSpec
 from worldsim.eval.quality_report import table
 from worldsim.eval.trials import check_arena, make_arena
@@ -274,15 +274,8 @@ def _first_frame(folder: Path, device: str) -> dict[str, float]:
 def _record_and_train(model: WorldModel, repeats: int, peak_gflops: float, device: str) -> dict[str, Any]:
     """Record a small set, then take training steps on it: forward, backward, optimisers, in the precision that pays."""
     with tempfile.TemporaryDirectory() as folder:
-        recorded = record(
-            model.spec.env_id,
-            out=folder,
-            episodes=RECORDED_EPISODES,
-            steps=RECORDED_STEPS,
-            seed=BENCH_SEED,
-            episodes_per_shard=5,
-            env_kwargs=model.spec.env_kwargs,
-        )
+        header = recording_header(model.spec.env_id, dict(model.spec.env_kwargs), RECORDED_STEPS, BENCH_SEED)
+        recorded = record_shards(Path(folder), header, RECORDED_EPISODES, episodes_per_shard=5)
         dataset = EpisodeDataset.open(folder)
         try:
             cache = dataset.cache("train")

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from worldsim import checkpoint as checkpoints
+from worldsim.dataset import EpisodeDataset
 from worldsim.envs.arena import arena_spec
+from worldsim.envs.importing import import_dataset
 from worldsim.envs.state import element
 from worldsim.errors import UsageError
 from worldsim.play import protocol
@@ -259,9 +261,10 @@ def test_recordings_open(session: Session) -> None:
     session.record(True)
     for _ in range(8):
         session.tick(RIGHT)
-    frames = session.record(False)
+    take = session.record(False)
+    frames = take.clip
     assert len(frames) == LIMITS.recorded_steps and session.recording is None
-    with Image.open(io.BytesIO(encoded(frames, 10.0, "webp"))) as clip:
+    with Image.open(io.BytesIO(encoded(take, 10.0, "webp"))) as clip:
         assert clip.format == "WEBP" and getattr(clip, "n_frames", 1) == len(frames)
         assert clip.size == (2 * (64 + 2 + 64), 128)
         clip.seek(len(frames) - 1)
@@ -275,14 +278,39 @@ def test_recordings_as_video(session: Session) -> None:
     session.record(True)
     for _ in range(3):
         session.tick(RIGHT)
-    frames = session.record(False)
+    take = session.record(False)
     if "mp4" not in formats():
         with pytest.raises(UsageError, match="pip install av"):
-            encoded(frames, 10.0, "mp4")
+            encoded(take, 10.0, "mp4")
         return
     av = pytest.importorskip("av")
-    with av.open(io.BytesIO(encoded(frames, 10.0, "mp4"))) as video:
-        assert len(list(video.decode(video=0))) == len(frames)
+    with av.open(io.BytesIO(encoded(take, 10.0, "mp4"))) as video:
+        assert len(list(video.decode(video=0))) == len(take.clip)
+
+
+def test_recordings_as_episodes(session: Session, tmp_path: Path) -> None:
+    """What was played since the last jump is an episode that can be imported; what a challenge hides is not in it."""
+    session.record(True)
+    session.tick(RIGHT)
+    session.rewind(1)
+    before = shown(session)["truth"][0]
+    played = [RIGHT, ORBIT, RIGHT]
+    for levels in played:
+        session.tick(levels)
+    take = session.record(False)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "played.npz").write_bytes(encoded(take, 10.0, "npz"))
+    import_dataset(tmp_path / "clips", out=tmp_path / "data")
+    episode = EpisodeDataset.open(tmp_path / "data").episode(0)
+    assert episode.frames.shape == (4, 64, 64, 3) and len(take.clip) == 4
+    np.testing.assert_array_equal(episode.frames[0], before)
+    np.testing.assert_array_equal(episode.frames[-1], shown(session)["truth"][0])
+    np.testing.assert_allclose(episode.actions, np.asarray(played), atol=0.01)
+    session.record(True)
+    session.ask()
+    session.tick(RIGHT)
+    with pytest.raises(UsageError, match="no steps"):
+        encoded(session.record(False), 10.0, "npz")
 
 
 def test_the_autopilot_steers_until_a_key_is_pressed(session: Session) -> None:

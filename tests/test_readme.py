@@ -1,4 +1,4 @@
-"""The README's code blocks, run as pasted, in their order, in an empty folder.
+"""The code blocks of the README and of guides, run as pasted, in their order, in an empty folder.
 
 A comment ``<!-- test: skip, REASON -->`` before a block says why it is not run.
 """
@@ -14,24 +14,26 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+PAGES = (README, README.parent / "docs" / "your-environment.md")
 BLOCK = re.compile(
     r"(?:<!-- test: skip, (?P<skip>[^>]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL
 )
 
 
-def blocks() -> list[tuple[str, str]]:
-    """(language, code) of the blocks that are run."""
-    found = BLOCK.finditer(README.read_text())
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, code) of a page's blocks that are run."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
     return [(block["language"], block["code"]) for block in found if block["skip"] is None]
 
 
 @pytest.mark.timeout(600)
-def test_blocks_run_as_pasted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_run_as_pasted(page: Path, tmp_path: Path) -> None:
     """Every Python and shell block that is not marked ends well, without a warning; later ones may use what earlier ones made."""
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
-    assert len(blocks()) >= 5
-    for language, code in blocks():
+    assert len(blocks(page)) >= 5
+    for language, code in blocks(page):
         command = [sys.executable, "-c", code] if language == "python" else ["bash", "-e", "-u", "-c", code]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"

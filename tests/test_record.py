@@ -17,17 +17,25 @@ import numpy as np
 import pytest
 
 from worldsim.dataset import EpisodeDataset
+from worldsim.envs.actions import FlatActions
 from worldsim.envs.adapt import frame_of, make_environment
 from worldsim.envs.arena import CONTEXT_STEPS, ArenaEnv, arena_spec
 from worldsim.envs.collect import collect
-from worldsim.envs.record import record
+from worldsim.envs.record import record, record_shards, recording_header
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES
 from worldsim.envs.state import body_slots, element
 from worldsim.envs.tasks import TASKS
 from worldsim.errors import UsageError
+from worldsim.spec import WorldSpec
 
 ARENA = "worldsim/Arena-v0"
-SMALL: dict[str, Any] = {"episodes": 5, "steps": 13, "episodes_per_shard": 2, "workers": 1}
+STEPS, EPISODES = 13, 5
+
+
+def record_small(folder: Path, episodes: int = EPISODES, workers: int = 1, seed: int = 0) -> dict[str, Any]:
+    """Record a few short Arena episodes, two a shard."""
+    header = recording_header(ARENA, {}, STEPS, seed)
+    return record_shards(folder, header, episodes, workers=workers, episodes_per_shard=2)
 
 
 class Lamp(gym.Env):
@@ -57,27 +65,51 @@ class Lamp(gym.Env):
         return np.full((self._height, 2 * self._height, 3), round(100 + 100 * self._light), np.uint8)
 
 
+def follow(observation: np.ndarray) -> np.ndarray:
+    """Light the lamp half as bright again as it is."""
+    return np.array([0.5 * observation[0], 1.0])
+
+
+def wrong_shape(observation: np.ndarray) -> np.ndarray:
+    """Return too many numbers."""
+    del observation
+    return np.zeros(3)
+
+
 class Blind(Lamp):
     """The same without any picture."""
 
     metadata = {"render_modes": [], "render_fps": 5}  # noqa: RUF012
 
 
-class Switch(Lamp):
-    """The same with a discrete action."""
+class Dimmer(Lamp):
+    """The same with one choice among three: dark, middle, bright."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
-        self.action_space = gym.spaces.Discrete(2)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def step(self, action: Any) -> Any:
+        """Light it as was chosen."""
+        assert self.action_space.contains(action)
+        return super().step(np.array([{0: -1.0, 1: 0.0, 2: 0.5}[int(action)]]))
+
+
+class Wordy(Lamp):
+    """The same with actions that are words."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.action_space = gym.spaces.Text(5)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Iterator[None]:
     """Register the toy worlds for this module."""
-    for world in (Lamp, Blind, Switch):
+    for world in (Lamp, Blind, Dimmer, Wordy):
         gym.register(f"test/{world.__name__}-v0", entry_point=lambda world=world, **kwargs: world(**kwargs))
     yield
-    for world in (Lamp, Blind, Switch):
+    for world in (Lamp, Blind, Dimmer, Wordy):
         del gym.registry[f"test/{world.__name__}-v0"]
 
 
@@ -89,7 +121,7 @@ def shard_bytes(folder: Path) -> dict[str, bytes]:
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five short Arena episodes, recorded in this process."""
     folder = tmp_path_factory.mktemp("recording")
-    record(ARENA, out=folder, **SMALL)
+    record_small(folder)
     return folder
 
 
@@ -123,7 +155,7 @@ def test_contacts_name_what_touched() -> None:
     """A recorded touch of pusher and body lies at a step at whose end or beginning they are close."""
     env = make_environment(ARENA, {})
     touches = 0
-    for i in range(6):
+    for i in range(12):
         episode = collect(env, seed=3, episode_id=i, steps=30)
         state = episode.readouts["state"]
         for step, rows in enumerate(episode.extras["contacts"]):
@@ -143,7 +175,11 @@ def test_contacts_name_what_touched() -> None:
 
 def test_resumed_recording_equals_an_unbroken_one(recording: Path, tmp_path: Path) -> None:
     """After a SIGKILL at work, running the same command again keeps whole shards and ends with the same bytes."""
-    code = f"from worldsim.envs.record import record; record({ARENA!r}, out={str(tmp_path)!r}, **{SMALL!r})"
+    code = (
+        "from pathlib import Path; from worldsim.envs.record import record_shards, recording_header;"
+        f"record_shards(Path({str(tmp_path)!r}), recording_header({ARENA!r}, {{}}, {STEPS}, 0), {EPISODES},"
+        "workers=1, episodes_per_shard=2)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     first = tmp_path / "shards" / "00000.hdf5"
     deadline = time.monotonic() + 60
@@ -153,7 +189,7 @@ def test_resumed_recording_equals_an_unbroken_one(recording: Path, tmp_path: Pat
     process.wait()
     stamp = first.stat().st_mtime_ns
     (tmp_path / "shards" / "00001.tmp").write_bytes(b"half a shard")
-    results = record(ARENA, out=tmp_path, **SMALL)
+    results = record_small(tmp_path)
     assert first.stat().st_mtime_ns == stamp, "a whole shard is kept"
     assert results["episodes"] == 5 and 0 < results["frames_recorded_now"] <= 3 * 14
     assert shard_bytes(tmp_path) == shard_bytes(recording)
@@ -163,9 +199,9 @@ def test_resumed_recording_equals_an_unbroken_one(recording: Path, tmp_path: Pat
 
 def test_parallel_recording_is_the_same_and_may_be_extended(recording: Path, tmp_path: Path) -> None:
     """Two processes give the bytes that one gives; asking for more episodes adds to what is there."""
-    results = record(ARENA, out=tmp_path, **{**SMALL, "workers": 2, "episodes": 4})
+    results = record_small(tmp_path, episodes=4, workers=2)
     assert results["workers"] == 2
-    record(ARENA, out=tmp_path, **SMALL)
+    record_small(tmp_path)
     assert shard_bytes(tmp_path) == shard_bytes(recording)
 
 
@@ -174,14 +210,14 @@ def test_results_are_written_beside_the_data(recording: Path, tmp_path: Path) ->
     before = (recording / "results.json").read_text()
     results = json.loads(before)
     assert results["frames"] == 5 * 14 and results["frames_per_second"] > 0 and results["machine"]["cores"] >= 1
-    again = record(ARENA, out=recording, **SMALL)
+    again = record_small(recording)
     assert again["frames_recorded_now"] == 0 and again["frames_per_second"] is None
     assert (recording / "results.json").read_text() == before
 
 
 def test_depth_is_recorded_when_asked_for(tmp_path: Path) -> None:
     """With depth=True every scripted frame has a depth map in metres; the lead-in's, never drawn, is NaN."""
-    record(ARENA, out=tmp_path, **{**SMALL, "episodes": 1}, env_kwargs={"depth": True, "height": 32, "width": 48})
+    record(ARENA, out=tmp_path, episodes=1, steps=STEPS, env_kwargs={"depth": True, "height": 32, "width": 48})
     episode = EpisodeDataset.open(tmp_path).episode(0)
     depth = episode.readouts["depth"]
     assert depth.shape == (14, 32, 48) and episode.frames.shape == (14, 32, 48, 3)
@@ -209,9 +245,56 @@ def test_any_environment_with_pictures_can_be_recorded(tmp_path: Path, monkeypat
         lengths.add(episode.num_steps)
         held.append(np.diff(light) == 0)
     assert max(lengths) == 30 and min(lengths) < 30
-    assert np.mean(np.concatenate(held)) > 0.7, "piecewise constant"
+    assert 0.5 < np.mean(np.concatenate(held)) < 0.8, "piecewise constant, for a short time or a long one"
     loaded = minari.load_dataset("worldsim/lamp-v0")
     np.testing.assert_array_equal(loaded[7].observations, dataset.episode(7).frames)
+
+
+def test_choices_are_recorded_as_rows(tmp_path: Path) -> None:
+    """A discrete world is driven by random choices, and each is a row with a one where it was chosen."""
+    record("test/Dimmer-v0", out=tmp_path, episodes=6, steps=20, workers=1)
+    dataset = EpisodeDataset.open(tmp_path)
+    assert dataset.spec.action_names == ("action_is_0", "action_is_1", "action_is_2")
+    assert dataset.spec.action_choices == (3,)
+    assert WorldSpec.from_json(json.loads(json.dumps(dataset.spec.to_json()))) == dataset.spec
+    actions = np.concatenate([dataset.episode(i).actions for i in dataset.episode_ids()])
+    assert set(map(tuple, actions.tolist())) == set(map(tuple, np.eye(3).tolist()))
+    lights = np.concatenate([dataset.episode(i).frames[1:, 0, 0, 0] for i in dataset.episode_ids()])
+    np.testing.assert_array_equal(lights, actions @ np.array([0, 100, 150]))
+
+
+def test_a_function_may_drive(tmp_path: Path) -> None:
+    """A function of the user's own is asked at every step with what the world shows, and played as it is."""
+    record("test/Lamp-v0", out=tmp_path, episodes=2, steps=6, workers=1, policy=f"{__name__}:follow")
+    episode = EpisodeDataset.open(tmp_path).episode(1)
+    assert episode.attributes["behaviour"] == "policy"
+    np.testing.assert_allclose(episode.actions[1:, 0], 0.5 * episode.actions[:-1, 0], rtol=1e-6)
+    assert np.all(episode.actions[:, 1] == 1.0) and episode.actions[0, 0] != 0
+    with pytest.raises(UsageError, match="other settings"):
+        record("test/Lamp-v0", out=tmp_path, episodes=2, steps=6, workers=1)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN", "SAC", "TD3"])
+def test_a_learnt_policy_may_drive(tmp_path: Path, algorithm: str) -> None:
+    """A file of Stable-Baselines3 is told by what is in it; mostly its policy acts, and now and then chance."""
+    import stable_baselines3
+
+    world = "test/Dimmer-v0" if algorithm == "DQN" else "test/Lamp-v0"
+    env = gym.make(world, disable_env_checker=True)
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=0, device="cpu")
+    model.save(tmp_path / "policy.zip")
+    record(world, out=tmp_path / "out", episodes=4, steps=40, workers=1, policy=f"sb3:{tmp_path / 'policy.zip'}")
+    dataset = EpisodeDataset.open(tmp_path / "out")
+    rule = FlatActions.of_space(env.action_space)
+    own = total = 0
+    for i in dataset.episode_ids():
+        episode = dataset.episode(i)
+        lights = (episode.frames[:-1, 0, 0, 0].astype(np.float32) - 100) / 100
+        for light, row in zip(lights[1:], episode.actions[1:], strict=True):
+            action = model.predict(np.array([light], np.float32), deterministic=True)[0]
+            own += bool(np.allclose(rule.rows(np.asarray(action)[None], "")[0], row, atol=0.02))
+            total += 1
+    assert 0.2 < own / total < 1, (own, total)
 
 
 def test_image_observations_are_taken_as_they_are() -> None:
@@ -226,13 +309,19 @@ def test_image_observations_are_taken_as_they_are() -> None:
     ("env_id", "kwargs", "words"),
     [
         ("test/Blind-v0", {}, "without RGB"),
-        ("test/Switch-v0", {}, "action space"),
+        ("test/Wordy-v0", {}, "action space.*MultiDiscrete"),
         ("test/Nothing-v0", {}, "Gymnasium id"),
         ("no_such_module:World-v0", {}, "no_such_module"),
         ("test/Lamp-v0", {"env_kwargs": {"brightness": 1}}, "brightness"),
         (ARENA, {"steps": CONTEXT_STEPS}, "lead-in"),
         (ARENA, {"episodes": 0}, "at least 1"),
         (ARENA, {"env_kwargs": {"task": "pusj"}}, "push"),
+        (ARENA, {"policy": "os:getcwd"}, "behaviours of its own"),
+        ("test/Lamp-v0", {"policy": "os:nothing"}, r"MODULE:FUNCTION.*nothing"),
+        ("test/Lamp-v0", {"policy": "Random"}, r"policy.*MODULE:FUNCTION"),
+        ("test/Lamp-v0", {"policy": "os:name"}, "name a function"),
+        ("test/Lamp-v0", {"policy": "sb3:no.zip"}, "no.zip.*Stable-Baselines3"),
+        ("test/Lamp-v0", {"policy": f"{__name__}:wrong_shape"}, r"policy.*shape \(3,\)"),
     ],
 )
 def test_user_mistakes_are_explained(tmp_path: Path, env_id: str, kwargs: dict[str, Any], words: str) -> None:
@@ -246,5 +335,5 @@ def test_folder_of_another_recording_is_refused(recording: Path) -> None:
     """Recording with other settings into a folder that holds a recording changes nothing and says why."""
     before = shard_bytes(recording)
     with pytest.raises(UsageError, match="other settings"):
-        record(ARENA, out=recording, **SMALL, seed=1)
+        record_small(recording, seed=1)
     assert shard_bytes(recording) == before

@@ -198,6 +198,7 @@ class _Run:
                 )
             denoiser.freeze_world()
         cache = dataset.cache("train")
+        dataset.cache("val")  # if there is none, now is the time to say so
         accelerator = _accelerator(out)
         if start is None:
             fit_readouts(denoiser, cache.readouts)

@@ -71,7 +71,7 @@ class WorldModel:
         (contexts, samples, steps, height, width, 3).
         """
         count = len(context_frames)
-        self._check_actions(actions)
+        actions = self._taken(actions)
         bases = np.arange(count) if seeds is None else np.asarray(seeds)
         samples = []
         for sample in range(num_samples):
@@ -91,14 +91,15 @@ class WorldModel:
         ``seeds`` (one a clip) fix the noise; clips that are compared should share one. Frames up to ``after`` are context
         only, and count 0. See `worldsim.surprise.surprise`.
         """
-        self._check_actions(actions)
+        actions = self._taken(actions)
         return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned, after=after)
 
     def read(self, frames: UInt8[np.ndarray, "b t h w 3"]) -> dict[str, Float32[np.ndarray, "b t ..."]]:
         """Return what is read off the frames of real clips: "reward", "terminated" (b, t) and all readouts (b, t, n)."""
         return read_clips(self.denoiser, frames)
 
-    def _check_actions(self, actions: np.ndarray) -> None:
+    def _taken(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions that the world would take for ``actions`` (..., a); UsageError for too few or too many."""
         if actions.shape[-1] != self.spec.action_dim:
             raise UsageError(
                 "actions",
@@ -106,6 +107,7 @@ class WorldModel:
                 allowed=f"{self.spec.action_dim}: {', '.join(self.spec.action_names)}",
                 fix="give one column per action of the recorded world",
             )
+        return self.spec.decided(actions)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype | None = None) -> WorldModel:

@@ -188,7 +188,7 @@ class Connection:
         answers = await self.house.work(perform, message, session)
         for answer in answers:
             if isinstance(answer, Recorded):
-                content = await asyncio.to_thread(encoded, answer.frames, float(self._rate), answer.format)
+                content = await asyncio.to_thread(encoded, answer.take, float(self._rate), answer.format)
                 answer = pack_file(f"worldsim.{answer.format}", content)
             elif isinstance(answer, Mapping) and answer["type"] in ("hello", "begun"):
                 self._held = Hold(levels=())  # keys that were held in the last scene

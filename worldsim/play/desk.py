@@ -18,7 +18,7 @@ from worldsim.envs.tasks import TASKS
 from worldsim.play import protocol
 from worldsim.play.controls import bindings
 from worldsim.play.protocol import MAX_RATE_HZ
-from worldsim.play.recording import formats
+from worldsim.play.recording import Take, formats
 from worldsim.play.session import Session
 from worldsim.play.tape import Beginning
 from worldsim.play.wire import pack
@@ -28,9 +28,9 @@ Answer = Mapping[str, Any] | bytes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Frames to be encoded into a file, away from the worlds' thread."""
+    """What is to be encoded into a file, away from the worlds' thread."""
 
-    frames: list[np.ndarray]
+    take: Take
     format: str
 
 
@@ -82,7 +82,7 @@ def frame_message(session: Session, **header: Any) -> bytes:
         rewind=session.can_rewind,
         replaying=session.replaying,
         forks=len(session.forks),
-        recorded=None if session.recording is None else len(session.recording),
+        recorded=None if session.recording is None else len(session.recording.clip),
         autopilot="off" if session.autopilot is None else session.autopilot.by,
         hidden=hidden,
         reward={"truth": None if truth is None else _number(truth.reward), "dream": _number(pair.dreamt.reward)},
@@ -171,8 +171,8 @@ def _checkpoint(message: protocol.Checkpoint, session: Session) -> list[Answer |
 
 @perform.register
 def _record(message: protocol.Record, session: Session) -> list[Answer | Recorded]:
-    frames = session.record(message.on)
-    return [] if message.on else [Recorded(frames=frames, format=message.format)]
+    take = session.record(message.on)
+    return [] if message.on else [Recorded(take=take, format=message.format)]
 
 
 @perform.register

@@ -85,6 +85,11 @@ class Pair:
         self.step += 1
         self.truth_ms, self.dream_ms = 1000 * (between - begun), 1000 * (time.perf_counter() - between)
 
+    @property
+    def reward(self) -> float:
+        """Reward of the last step, in the true world where there is one."""
+        return self.dreamt.reward if self.truth is None else self.truth.now.reward
+
     def save(self) -> Saved:
         """Return both worlds as they are."""
         truth = None if self.truth is None else self.truth.save()

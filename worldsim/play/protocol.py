@@ -168,7 +168,7 @@ class Record:
     """Begin a recording, or end it and ask for the file."""
 
     on: bool = _flag()
-    format: str = _one_of("webp", "mp4", default="webp")
+    format: str = _one_of("webp", "mp4", "npz", default="webp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

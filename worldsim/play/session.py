@@ -16,7 +16,7 @@ from worldsim.play.controls import action_of, rounded
 from worldsim.play.limits import Limits
 from worldsim.play.pair import Pair, Saved
 from worldsim.play.protocol import MAX_LINK
-from worldsim.play.recording import GREY, beside
+from worldsim.play.recording import GREY, Take, beside
 from worldsim.play.shelf import Shelf
 from worldsim.play.tape import Beginning, Stride, decode, encode
 from worldsim.sampler import check_num_steps
@@ -52,7 +52,7 @@ class Session:
         self.answered = False
         self.score = challenges.Score()
         self.forks: list[Kept] = []
-        self.recording: list[np.ndarray] | None = None
+        self.recording: Take | None = None
         self._script: deque[Stride] = deque()
         self._first: list[Stride] = []
         self._recent: deque[Stride] = deque(maxlen=limits.history_steps + limits.keyframe_steps)
@@ -97,6 +97,7 @@ class Session:
         self._script = deque(script)
         self._keyframes = deque([self.pair.save()])
         self._forget_plans()
+        self._jumped()
 
     def open(self, link: str) -> None:
         """Begin the scene of a permalink; the next ticks play its actions, until a control is touched."""
@@ -148,6 +149,7 @@ class Session:
         del self._first[target:]
         self._script.clear()
         self._forget_plans()
+        self._jumped()
         self.paused = True
         return start - target
 
@@ -170,6 +172,7 @@ class Session:
         self._keyframes = deque([kept.saved])
         self._script.clear()
         self._forget_plans()
+        self._jumped()
 
     def use_steps(self, count: int) -> None:
         """Dream with ``count`` sampler steps a frame from now on."""
@@ -197,10 +200,11 @@ class Session:
             raise UsageError("autopilot", got="truth", allowed="off, dream", fix="the truth is hidden: answer first")
         self.autopilot = None if by == "off" else Autopilot(self.pair, by, self.beginning.seed)
 
-    def record(self, on: bool) -> list[np.ndarray]:
-        """Begin a recording, or end it and return its frames, truth and dream side by side."""
-        frames, self.recording = self.recording or [], [] if on else None
-        return frames
+    def record(self, on: bool) -> Take:
+        """Begin a recording, or end it and return what it has seen."""
+        taken, self.recording = self.recording or Take(), Take() if on else None
+        self._jumped()
+        return taken
 
     def ask(self) -> challenges.Question:
         """Begin a scene whose target gets covered, hide the truth, and pause."""
@@ -273,8 +277,20 @@ class Session:
             self._keyframes.append(self.pair.save())
         while len(self._keyframes) > 1 and self._keyframes[1].step <= self.step - self.limits.history_steps:
             self._keyframes.popleft()
-        if self.recording is not None and len(self.recording) < self.limits.recorded_steps:
-            self.recording.append(self._side_by_side())
+        if self.recording is not None and len(self.recording.clip) < self.limits.recorded_steps:
+            action = self.pair.spec.decided(action_of(self.pair.spec, stride.levels))
+            self.recording.step(self._side_by_side(), self._frame(), action, self.pair.reward)
+
+    def _frame(self) -> UInt8[np.ndarray, "h w 3"] | None:
+        """Return the frame of the world, or of the dream where that is all there is; None while the truth is hidden."""
+        if self.pair.truth is None:
+            return self.pair.dreamt.frame
+        return None if self.hides_truth else self.pair.truth.view("frame")
+
+    def _jumped(self) -> None:
+        """Tell the recording that the present does not follow from the last step."""
+        if self.recording is not None:
+            self.recording.jump(self._frame())
 
     def _side_by_side(self) -> np.ndarray:
         panes = {name: clip[0] for name, clip in self.panes().items()}

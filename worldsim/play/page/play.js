@@ -112,7 +112,7 @@ const SHOWN = {
     });
   },
   file({ header, rest }) {
-    const type = header.name.endsWith("mp4") ? "video/mp4" : "image/webp";
+    const type = { mp4: "video/mp4", npz: "application/zip" }[header.name.split(".").pop()] ?? "image/webp";
     const anchor = document.createElement("a");
     anchor.href = URL.createObjectURL(new Blob([rest], { type }));
     anchor.download = header.name;

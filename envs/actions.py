@@ -1,13 +1,15 @@
-"""Actions of any flat kind as float32 rows with bounds. Knows no file and no frame.
+"""Actions of any flat kind as float32 rows with bounds, and back. Knows no file and no frame.
 
-Numbers stay what they are. A choice of one among n becomes n numbers, a one where it was chosen (as
+Recordings, models and dreams know rows only. Numbers stay what they are. A choice of one among n becomes n numbers, a one where it was chosen (as
 `gymnasium.spaces.flatten` does it), since the number of a choice is a name and no amount.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +17,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Float32
 
 from worldsim.errors import UsageError
+from worldsim.spec import WorldSpec
 
 MAX_DIMENSIONS = 1024
 
@@ -73,16 +76,16 @@ class FlatActions:
     """Numbers of choices of each element; empty where elements are amounts."""
     starts: tuple[int, ...] = ()
     """The first choice of each element."""
+    switches: bool = False
+    """Whether elements are off or on."""
     remarks: tuple[str, ...] = ()
     """What the account says about it."""
 
     @classmethod
     def of(cls, seen: ActionRange, space: gym.Space | None, names: Sequence[str]) -> FlatActions:
         """Choose by the declared space, or by what was seen: single whole numbers are choices, all else amounts."""
-        if isinstance(space, Discrete):
-            return cls._choices([int(space.n)], [int(space.start)], "Discrete")
-        if isinstance(space, MultiDiscrete):
-            return cls._choices(space.nvec.reshape(-1).tolist(), space.start.reshape(-1).tolist(), "MultiDiscrete")
+        if isinstance(space, Discrete | MultiDiscrete):
+            return cls.of_space(space)
         if space is not None and not isinstance(space, Box | MultiBinary):
             fix = "flatten the actions first, with minari.DataCollector or by hand"
             allowed = "Box, Discrete, MultiDiscrete or MultiBinary"
@@ -91,6 +94,28 @@ class FlatActions:
             start = min(0, int(seen.low[0]))
             return cls._choices([int(seen.high[0]) - start + 1], [start], "whole numbers without a declared space")
         return cls._amounts(seen, space, names)
+
+    @classmethod
+    def of_space(cls, space: gym.Space) -> FlatActions:
+        """Return the rule for all actions of a declared space; UsageError if these are no flat kind, or have no bounds."""
+        if isinstance(space, Discrete):
+            return cls._choices([int(space.n)], [int(space.start)], "Discrete")
+        if isinstance(space, MultiDiscrete):
+            return cls._choices(space.nvec.reshape(-1).tolist(), space.start.reshape(-1).tolist(), "MultiDiscrete")
+        size = math.prod(space.shape or ())
+        bounded = not isinstance(space, Box) or space.is_bounded()
+        if not isinstance(space, Box | MultiBinary) or not bounded or not 1 <= size <= MAX_DIMENSIONS:
+            raise UsageError(
+                "action space",
+                got=space,
+                allowed=f"Discrete, MultiDiscrete, MultiBinary, or a bounded Box of at most {MAX_DIMENSIONS} numbers",
+                fix="wrap the environment until its actions are of that kind (gymnasium.wrappers.RescaleAction bounds a Box)",
+            )
+        low, high = np.zeros(size), np.ones(size)
+        if isinstance(space, Box):
+            low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
+        seen = ActionRange(shape=space.shape, kind=space.dtype.kind, low=low, high=high, rounded=False)
+        return cls._amounts(seen, space, ())
 
     @classmethod
     def _choices(cls, sizes: list[int], starts: list[int], what: str) -> FlatActions:
@@ -115,7 +140,7 @@ class FlatActions:
 
     @classmethod
     def _amounts(cls, seen: ActionRange, space: gym.Space | None, names: Sequence[str]) -> FlatActions:
-        count, remarks = len(seen.low), list[str]()
+        count, remarks, switches = len(seen.low), list[str](), False
         low, high = (values.astype(np.float32).astype(np.float64) for values in (seen.low, seen.high))
         if isinstance(space, Box):
             declared = [np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high)]
@@ -132,7 +157,7 @@ class FlatActions:
             if not bounded.all():
                 remarks.append("action bounds: the least and greatest value seen where none are declared")
         elif isinstance(space, MultiBinary) or seen.kind == "b":
-            low, high = np.zeros(count), np.ones(count)
+            low, high, switches = np.zeros(count), np.ones(count), True
         else:
             remarks.append("action bounds: the least and greatest value seen, since the source declares none")
         if len(seen.shape) > 1:
@@ -140,7 +165,15 @@ class FlatActions:
         if seen.rounded:
             remarks.append("actions: rounded to float32")
         used = tuple(names) if len(names) == count else tuple(f"action_{k}" for k in range(count))
-        return cls(names=used, low=tuple(low.tolist()), high=tuple(high.tolist()), remarks=tuple(remarks))
+        lows, highs = tuple(low.tolist()), tuple(high.tolist())
+        return cls(names=used, low=lows, high=highs, switches=switches, remarks=tuple(remarks))
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """What `WorldSpec.action_choices` says of such rows."""
+        if self.switches:
+            return (1,) * len(self.names)
+        return self.sizes * (len(self.names) // sum(self.sizes)) if self.sizes else ()
 
     def repeated(self, times: int) -> FlatActions:
         """Return the rule for ``times`` actions in a row, side by side."""
@@ -168,3 +201,73 @@ class FlatActions:
                 )
             parts.append(np.eye(size, dtype=np.float32)[chosen])
         return np.concatenate(parts, axis=1)
+
+    def draw(self, rng: np.random.Generator) -> Float32[np.ndarray, " a"]:
+        """Return a random row: every choice equally likely, amounts evenly between their bounds."""
+        if self.sizes:
+            return np.concatenate([np.eye(size, dtype=np.float32)[rng.integers(size)] for size in self.sizes])
+        row = rng.uniform(self.low, self.high)
+        return (row >= 0.5).astype(np.float32) if self.switches else row.astype(np.float32)
+
+    def native(self, row: Float32[np.ndarray, " a"], space: gym.Space) -> Any:
+        """Return the action of ``space`` that a row stands for; the greatest number of a group is its choice."""
+        if not self.sizes:
+            values = np.asarray(row).reshape(space.shape or ())
+            if self.switches:
+                return (values >= 0.5).astype(space.dtype)
+            assert isinstance(space, Box)
+            values = values if space.dtype is None or space.dtype.kind == "f" else values.round()
+            return np.clip(values.astype(space.dtype), space.low, space.high)
+        groups = np.split(row, np.cumsum(self.sizes)[:-1])
+        chosen = np.array([start + int(group.argmax()) for group, start in zip(groups, self.starts, strict=True)])
+        return int(chosen[0]) if isinstance(space, Discrete) else chosen.reshape(space.shape or ()).astype(space.dtype)
+
+
+class FlatActionWrapper(gym.ActionWrapper[Any, np.ndarray, Any]):
+    """A world under the flat float32 rows by which it is recorded, dreamt and planned in, whatever its own actions are.
+
+    What a policy or planner of a dream returns can so be done in the true world too: a choice is the greatest number of
+    its group, a switch is on from one half, and amounts take their own shape and type again.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.flat = FlatActions.of_space(env.action_space)
+        low, high = (np.asarray(bound, np.float32) for bound in (self.flat.low, self.flat.high))
+        self.action_space = Box(low, high)
+
+    def action(self, action: np.ndarray) -> Any:
+        """Return the world's own action for a row (a,)."""
+        return self.flat.native(action, self.env.action_space)
+
+
+class ChoiceActionWrapper(gym.ActionWrapper[np.ndarray, Any, np.ndarray]):
+    """A dream of a world of choices under a Discrete space (or MultiDiscrete, MultiBinary), for agents that need one.
+
+    Choices count from 0, whatever the recorded world calls its first one. UsageError where actions are amounts.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        world = getattr(getattr(env.unwrapped, "model", None), "spec", None)
+        sizes = world.action_choices if isinstance(world, WorldSpec) else ()
+        if not sizes or (1 in sizes and max(sizes) > 1):
+            raise UsageError(
+                "env",
+                got=env,
+                allowed="a worldsim/Dream-v0 of a world of choices",
+                fix="its actions are amounts: leave it as it is",
+            )
+        self.sizes = sizes
+        if max(sizes) == 1:
+            self.action_space = MultiBinary(len(sizes))
+        else:
+            self.action_space = Discrete(sizes[0]) if len(sizes) == 1 else MultiDiscrete(list(sizes))
+
+    def action(self, action: Any) -> np.ndarray:
+        """Return the dream's row (a,) for choices."""
+        chosen = np.atleast_1d(action)
+        if max(self.sizes) == 1:
+            return chosen.astype(np.float32)
+        parts = [np.eye(size, dtype=np.float32)[one] for size, one in zip(self.sizes, chosen, strict=True)]
+        return np.concatenate(parts)
