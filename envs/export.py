@@ -11,6 +11,7 @@ import torch
 from worldsim import checkpoint as checkpoints
 from worldsim.envs.dream_context import CONTEXTS, bundle_contexts
 from worldsim.errors import UsageError
+from worldsim.hub import send
 from worldsim.sampler import check_num_steps
 
 
@@ -21,6 +22,7 @@ def export(
     contexts: int = 32,
     data: str | None = None,
     num_steps: int | None = None,
+    hub: str | None = None,
 ) -> Path:
     """Copy a checkpoint into a folder to hand on, bfloat16 weights, card and true lead-ins in it, and return the folder.
 
@@ -30,6 +32,7 @@ def export(
         contexts: lead-ins of the true world to bundle (seeds 0, 1, ...), so that dreams begin without OpenGL; 0 for none.
         data: recording whose episodes' beginnings to bundle instead, for a world that cannot be made, as an imported one.
         num_steps: sampler steps of a frame that the copy's dreams take by default; None for the checkpoint's own default.
+        hub: OWNER/NAME on the Hugging Face hub to send the folder to as well; `hf:OWNER/NAME` then names the checkpoint.
 
     """
     if contexts < 0:
@@ -43,4 +46,6 @@ def export(
         bundle_contexts(target, loaded.world, contexts, data)
     else:
         (target / CONTEXTS).unlink(missing_ok=True)
+    if hub is not None:
+        send(target, hub)
     return target

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,3 +41,48 @@ def test_an_exported_checkpoint_is_whole_and_holds_true_lead_ins(tmp_path: Path)
         export(tmp_path / "run", out=folder, contexts=-1)
     with pytest.raises(UsageError, match="num_steps"):
         export(tmp_path / "run", out=folder, num_steps=3)
+
+
+def test_a_checkpoint_on_the_hub_is_found_again_without_a_network(tmp_path: Path) -> None:
+    """What the hub's cache holds loads by name and revision, offline; what it does not hold is refused in words."""
+    revision = "0" * 39 + "1"
+    repository = tmp_path / "models--someone--small-world"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    export("arena-small", out=repository / "snapshots" / revision, contexts=0)
+    code = "import sys, worldsim; print(worldsim.load(sys.argv[1]).spec.env_id)"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+
+    def loaded(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, name]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    for name in ("hf:someone/small-world", f"hf:someone/small-world@{revision}"):
+        assert loaded(name).stdout.strip() == "worldsim/Arena-v0", name
+    for name in ("hf:someone/else", "hf:no/such/name", "hf:"):
+        failed = loaded(name).stderr
+        assert "UsageError" in failed and "hf:OWNER/NAME" in failed, failed
+
+
+def test_an_export_can_be_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's known files are sent, and nothing else; if that fails, the folder stays and the error says so."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    sent: list[dict[str, Any]] = []
+
+    class Api:
+        def create_repo(self, repository: str, *, exist_ok: bool) -> None:
+            if repository == "nobody/x":
+                raise OSError("no network")
+            assert exist_ok
+
+        def upload_folder(self, **what: Any) -> str:
+            sent.append(what)
+            return "https://example.org/someone/world"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = export("arena-small", out=tmp_path / "out", contexts=0, hub="someone/world")
+    assert sent[0]["repo_id"] == "someone/world" and sent[0]["folder_path"] == folder
+    assert set(sent[0]["allow_patterns"]) >= {"config.json", "model.safetensors", "README.md"}
+    with pytest.raises(UsageError, match=r"no network.*folder itself has been written"):
+        export("arena-small", out=tmp_path / "again", contexts=0, hub="nobody/x")
+    assert worldsim.load(tmp_path / "again").spec.env_id == "worldsim/Arena-v0"

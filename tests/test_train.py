@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ import worldsim
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import LossConfig
 from worldsim.errors import UsageError
+from worldsim.storage import RecordingHeader, build_index, write_shard
 from worldsim.train import TrainConfig, train
-from worldsim.training_step import ClipSampler
+from worldsim.training_step import ClipSampler, clip_length
 from worldsim.validation import ValidationSet, validate
 
 QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.5), save_minutes=0.0, sampler_steps=2)
@@ -86,6 +89,19 @@ def test_clips_are_drawn_for_their_actions(tmp_path: Path):
     assert np.array_equal(clip.actions.numpy(), actions[times[:, :-1].numpy()])
 
 
+def test_clips_are_as_long_as_many_episodes() -> None:
+    """Where nearly all episodes are short, clips are too: the few long ones would be all that is learnt."""
+
+    def cache(*lengths: int) -> Any:
+        return types.SimpleNamespace(offsets=np.concatenate([[0], np.cumsum(lengths)]))
+
+    assert clip_length(cache(*[65] * 9), 16) == 16
+    assert clip_length(cache(*[65] * 9), 100) == 64
+    assert clip_length(cache(*[12] * 60, 100), 40) == 11
+    assert clip_length(cache(*[12] * 6, 100), 40) == 40
+    assert clip_length(cache(1, 2), 8) == 1
+
+
 def _train_in_process(data: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
     code = (
         "import torch; torch.set_num_threads(1)\n"
@@ -113,6 +129,17 @@ def test_killed_run_continues_to_the_same_bits(stripe_recording: Path, tmp_path:
     assert first.keys() == second.keys()
     for name, values in first.items():
         assert np.array_equal(values, second[name]), name
+
+
+def test_a_recording_without_validation_is_refused_at_once(stripe_recording: Path, tmp_path: Path) -> None:
+    """A recording of few episodes ends in words before the first step, not after the last one."""
+    whole = EpisodeDataset.open(stripe_recording)
+    episodes = {i: whole.episode(i) for i in whole.episode_ids("train")[:12]}
+    write_shard(tmp_path / "data", 0, RecordingHeader(spec=whole.spec, seed=0), episodes)
+    build_index(tmp_path / "data")
+    with pytest.raises(UsageError, match=r"'val' without episodes.*record at least 20"):
+        train(tmp_path / "data", tmp_path / "run", preset="nano", steps=10**6, config=QUICK, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_folder_of_other_settings_is_refused(stripe_recording: Path, tmp_path: Path):

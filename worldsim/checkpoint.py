@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldsim import hub
 from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.dit import DiT
@@ -117,7 +118,9 @@ def embedded() -> dict[str, Path]:
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the folder of a checkpoint given by embedded name or by path (a training run's folder also serves)."""
+    """Return the folder of a checkpoint given by embedded name, by path (a training run's folder also serves) or on the hub."""
+    if str(name_or_path).startswith(hub.PREFIX):
+        name_or_path = hub.fetch(str(name_or_path))
     known = embedded()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
@@ -128,7 +131,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     raise UsageError(
         "checkpoint",
         got=repr(str(name_or_path)),
-        allowed=f"a folder with {SETTINGS} and {WEIGHTS}, or an embedded name ({', '.join(known) or 'none here'})",
+        allowed=f"a folder with {SETTINGS} and {WEIGHTS}, an embedded name ({', '.join(known) or 'none here'}), or hf:OWNER/NAME",
         fix=suggestion(str(name_or_path), tuple(known)) if known else "train one with `worldsim train`",
     )
 

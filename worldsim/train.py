@@ -31,7 +31,7 @@ from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.run_state import load_state, save_state
-from worldsim.training_step import ClipSampler, draw_read, fit_readouts, own_context, training_draws
+from worldsim.training_step import ClipSampler, clip_length, draw_read, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class _Run:
 
     def seconds_per_step(self) -> float:
         """Time a step of the middle stage without moving a weight, and allow for the extra passes of later stages."""
-        length = self.config.clip_frames[len(self.config.clip_frames) // 2]
+        length = clip_length(self.cache, self.config.clip_frames[len(self.config.clip_frames) // 2])
         times = []
         for trial in range(4):
             begun = time.monotonic()
@@ -272,9 +272,8 @@ class _Run:
         return max(1, self.config.frames_per_step // self.clip_length(total))
 
     def clip_length(self, total: int) -> int:
-        """Target frames of a clip in the coming step, no longer than the recording allows."""
-        longest = int(np.diff(self.cache.offsets).max()) - 1
-        return min(longest, self.config.stage_frames(self.step, total))
+        """Target frames of a clip in the coming step."""
+        return clip_length(self.cache, self.config.stage_frames(self.step, total))
 
     def sampler(self, length: int) -> ClipSampler:
         """Return what draws the clips of ``length`` target frames."""

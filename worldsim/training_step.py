@@ -21,6 +21,17 @@ LEAST_SHARE = 0.02
 """Actions at work in a smaller share of the steps are not made any more frequent."""
 
 
+LONG_SHARE = 0.25
+"""Least share of a recording's frames in episodes from which clips are cut: few long episodes would be learnt by heart."""
+
+
+def clip_length(cache: FrameCache, wanted: int) -> int:
+    """Return ``wanted`` target frames, or fewer where too little of the recording is in episodes that long."""
+    lengths = np.diff(cache.offsets)
+    longest = int(np.quantile(np.repeat(lengths, lengths), 1 - LONG_SHARE, method="lower"))
+    return max(1, min(wanted, longest - 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipSampler:
     """Draws windows of a recording, evenly or so that every action dimension is at work equally often.
