@@ -254,7 +254,7 @@ class _Run:
 
     def seconds_per_step(self) -> float:
         """Time a step of the middle stage without moving a weight, and allow for the extra passes of later stages."""
-        length = clip_length(self.cache, self.config.clip_frames[len(self.config.clip_frames) // 2])
+        length = clip_length(self.cache.offsets, self.config.clip_frames[len(self.config.clip_frames) // 2])
         times = []
         for trial in range(4):
             begun = time.monotonic()
@@ -273,7 +273,7 @@ class _Run:
 
     def clip_length(self, total: int) -> int:
         """Target frames of a clip in the coming step."""
-        return clip_length(self.cache, self.config.stage_frames(self.step, total))
+        return clip_length(self.cache.offsets, self.config.stage_frames(self.step, total))
 
     def sampler(self, length: int) -> ClipSampler:
         """Return what draws the clips of ``length`` target frames."""

@@ -25,10 +25,14 @@ LONG_SHARE = 0.25
 """Least share of a recording's frames in episodes from which clips are cut: few long episodes would be learnt by heart."""
 
 
-def clip_length(cache: FrameCache, wanted: int) -> int:
-    """Return ``wanted`` target frames, or fewer where too little of the recording is in episodes that long."""
-    lengths = np.diff(cache.offsets)
-    longest = int(np.quantile(np.repeat(lengths, lengths), 1 - LONG_SHARE, method="lower"))
+def clip_length(offsets: np.ndarray, wanted: int) -> int:
+    """Return ``wanted`` target frames, or fewer where too little of the recording is in episodes that long.
+
+    ``offsets`` are those of `FrameCache`: where the frames of each episode begin, and where the last one ends.
+    """
+    lengths = np.sort(np.diff(offsets))
+    share = np.cumsum(lengths) / lengths.sum()
+    longest = int(lengths[np.searchsorted(share, 1 - LONG_SHARE)])
     return max(1, min(wanted, longest - 1))
 
 
