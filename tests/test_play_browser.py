@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,6 +244,25 @@ def test_buttons_without_a_mouse(page: Page) -> None:
     page.locator("#seed").focus()
     page.keyboard.press("p")
     assert step_of(page) == before and page.inner_text("#pause") == "Play"
+
+
+def test_as_many_frames_as_steps(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for 30 steps a second, with keys held, the page shows as many as the machine makes: 15 on two free cores.
+
+    The test asks for half of that, since other work may run beside it.
+    """
+    page.locator("#speed").select_option("30")
+    page.keyboard.press("p")
+    page.keyboard.down("ArrowRight")
+    page.wait_for_timeout(2000)
+    first, begun = step_of(page), time.monotonic()
+    page.wait_for_timeout(10_000)
+    rate = (step_of(page) - first) / (time.monotonic() - begun)
+    shown = page.inner_text("#status")
+    page.keyboard.up("ArrowRight")
+    with capsys.disabled():
+        print(f"\n{rate:.1f} steps a second; the page says: {shown}")
+    assert rate > 7.5
 
 
 def test_a_phone(browser: Browser, address: str) -> None:
