@@ -133,7 +133,7 @@ def test_refused_by_the_system(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_record_then_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Recording from the command line writes results.json, says what to type next, and dashes in flags are accepted."""
     out = str(tmp_path / "data")
-    command = ["record", "worldsim/Arena-v0", "--episodes=2", "--steps=14", "--episodes-per-shard=1", "--workers=1"]
+    command = ["record", "worldsim/Arena-v0", "--episodes=2", "--steps=14", "--env-kwargs={}", "--workers=1"]
     assert cli.main([*command, "--out", out]) == 0
     assert f"worldsim train {out}" in capsys.readouterr().out
     assert json.loads((tmp_path / "data" / "results.json").read_text())["episodes"] == 2
@@ -152,7 +152,7 @@ def heard_interrupts() -> Iterator[None]:
 @pytest.mark.usefixtures("heard_interrupts")
 def test_interrupt_is_polite(tmp_path: Path) -> None:
     """Ctrl-C while recording ends with exit code 130 and one sentence on how to go on; no traceback."""
-    words = ["record", "worldsim/Arena-v0", "--episodes", "5000", "--episodes-per-shard", "2", "--out", str(tmp_path)]
+    words = ["record", "worldsim/Arena-v0", "--episodes", "5000", "--steps", "12", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "worldsim", *words],
         stdout=subprocess.PIPE,

@@ -99,7 +99,7 @@ def info(checkpoint: str = "arena-small") -> dict[str, Any]:
 
 
 def _underscored(word: str) -> str:
-    """Write ``--episodes-per-shard`` as the flag ``--episodes_per_shard``: both are accepted."""
+    """Write ``--env-kwargs`` as the flag ``--env_kwargs``: both are accepted."""
     flag, equals, value = word.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value if re.fullmatch(r"--[a-z][\w.-]*", flag) else word
 
