@@ -5,7 +5,9 @@ Needs ``huggingface_hub`` (it comes with the extra ``train``). What has been fet
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +25,33 @@ def fetch(name: str) -> Path:
     """
     hub = _hub()
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    try:
+    allowed = "hf:OWNER/NAME or hf:OWNER/NAME@REVISION on the Hugging Face hub"
+    with _told(hub, "checkpoint", name, allowed, "check the name and the network; private ones need `hf auth login`"):
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        raise UsageError(
-            "checkpoint",
-            got=f"{name!r} ({str(error).strip().splitlines()[0]})",
-            allowed="hf:OWNER/NAME or hf:OWNER/NAME@REVISION on the Hugging Face hub",
-            fix="check the name and the network; private ones need `hf auth login`",
-        ) from error
 
 
 def send(folder: Path, repository: str) -> str:
     """Send a checkpoint folder to the hub's ``repository`` (made if it is not there) and return its address."""
     hub = _hub()
-    try:
+    allowed = "OWNER/NAME on the Hugging Face hub, which you may write to"
+    fix = "`hf auth login`, and check name and network; the folder itself has been written"
+    with _told(hub, "hub", repository, allowed, fix):
         api = hub.HfApi()
         api.create_repo(repository, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=list(FILES), commit_message="worldsim export"
         )
+        return str(commit)
+
+
+@contextlib.contextmanager
+def _told(hub: Any, argument: str, name: str, allowed: str, fix: str) -> Iterator[None]:
+    """Raise what goes wrong at the hub as a UsageError, with the first line of its reason."""
+    try:
+        yield
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        raise UsageError(
-            "hub",
-            got=f"{repository!r} ({str(error).strip().splitlines()[0]})",
-            allowed="OWNER/NAME on the Hugging Face hub, which you may write to",
-            fix="`hf auth login`, and check name and network; the folder itself has been written",
-        ) from error
-    return str(commit)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(argument, got=f"{name!r} ({reason})", allowed=allowed, fix=fix) from error
 
 
 def _hub() -> Any:
