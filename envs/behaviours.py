@@ -171,8 +171,7 @@ class Behaviour:
 _ORBITS = (orbit_constant, orbit_there_and_back, drift)
 _SOME_GLANCES = (none, none, glance)
 # Half of the episodes change their actions every few steps: where actions are held for long, the frames before tell
-# nearly all of what comes, and a model learns to go on as before instead of to heed what it is told ("copycats", de Haan
-# et al. 2019, arXiv 1905.11979).
+# nearly all of what comes, whatever is done (causal confusion, de Haan et al. 2019, arXiv 1905.11979).
 BEHAVIOURS = (
     Behaviour(name="push_wander", weight=0.055, pushes=(wander,), tilts=_SOME_GLANCES),
     Behaviour(name="push_aimed", weight=0.08, pushes=(aimed,), tilts=_SOME_GLANCES),
