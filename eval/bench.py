@@ -279,13 +279,13 @@ def _record_and_train(model: WorldModel, repeats: int, peak_gflops: float, devic
         dataset = EpisodeDataset.open(folder)
         try:
             cache = dataset.cache("train")
-            clip = ClipSampler.of(cache, TRAIN_CLIP_FRAMES, 0.0).draw(TRAIN_CLIPS, (BENCH_SEED,)).to(device)
+            clip = ClipSampler.of(cache, TRAIN_CLIP_FRAMES, 0.0).draw(range(TRAIN_CLIPS), (BENCH_SEED,)).to(device)
         finally:
             dataset.close()
     denoiser = model.checkpoint.denoiser().to(device)
     optimizers = make_optimizers(denoiser, OptimConfig())
     loss = LossConfig()
-    draws = training_draws(clip, denoiser, loss, 0.0, (BENCH_SEED, 1))[0].to(device)
+    draws = training_draws(clip, denoiser, loss, 0.0, (BENCH_SEED, 1)).to(device)
     dtype = fast_dtype(device)
 
     def step() -> None:

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim import checkpoint as checkpoints
 from worldsim.config import PRESETS, ModelConfig, preset
-from worldsim.denoiser import Clip, Denoiser, LossConfig, draw
+from worldsim.denoiser import Clip, Denoiser, LossConfig
+from worldsim.draws import draw
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
 
@@ -69,7 +70,7 @@ def _training(denoiser: Denoiser, world: WorldSpec) -> float:
         readouts={name: torch.zeros(1, count + 1, length) for name, length in denoiser.readout_sizes.items()},
     )
     steps = denoiser.network.config.max_steps
-    draws = draw((1, count, *world.frame_shape), torch.Generator().manual_seed(0), LossConfig(), steps, 0.0)
+    draws = draw((count, *world.frame_shape), [(0,)], LossConfig(), steps, 0.0)
     with FlopCounterMode(display=False) as counter:
         denoiser.loss(clip, draws, LossConfig())["loss"].backward()
     return counter.get_total_flops() / count

@@ -11,8 +11,9 @@ import torch
 from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import ARCHITECTURES, PRESETS, ModelConfig, preset
-from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, draw, step_index, to_uint8, to_unit
+from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, step_index, to_uint8, to_unit
 from worldsim.detail import FLOW_PIXELS, STILL_PIXELS, DetailHead, depth_to_space, settle, space_to_depth, warp
+from worldsim.draws import draw
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.own_context import dream_on
@@ -64,8 +65,8 @@ def make_clip(batch: int = 2, steps: int = 6, seed: int = 0) -> Clip:
 def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_share: float = 0.0, **loss):
     """Return seeded noise and levels for a clip."""
     b, t = clip.actions.shape[:2]
-    generator = torch.Generator().manual_seed(seed)
-    return draw((b, t, *clip.frames.shape[2:]), generator, LossConfig(**loss), config.max_steps, shortcut_share)
+    seeds = [(seed, row) for row in range(b)]
+    return draw((t, *clip.frames.shape[2:]), seeds, LossConfig(**loss), config.max_steps, shortcut_share)
 
 
 def test_places_apart_see_their_own_past_alone():

@@ -12,7 +12,8 @@ import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ARCHITECTURES, ModelConfig
-from worldsim.denoiser import CONTEXT_STEP, Context, Draws, step_index, to_uint8, to_unit
+from worldsim.denoiser import CONTEXT_STEP, Context, step_index, to_uint8, to_unit
+from worldsim.draws import Draws
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.gradients import imagine
@@ -122,6 +123,7 @@ def test_the_cached_stream_is_the_full_history_pass(
         level=torch.full((1, count), level),
         known=torch.ones(1, dtype=torch.bool),
         num_steps=torch.tensor([num_steps]),
+        turn=torch.ones(1),
     )
     conds = model.denoiser.conditions(torch.from_numpy(actions)[None], draws.known, draws)
     full, readouts = model.denoiser.estimate(history, noisy[None], conds)

@@ -10,7 +10,8 @@ import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ARCHITECTURES, ModelConfig
-from worldsim.denoiser import Clip, Context, Denoiser, Draws, LossConfig, add_noise, to_unit
+from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, to_unit
+from worldsim.draws import Draws
 from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
 from worldsim.surprise import DRAWS, LEVELS, shared_noise, surprise
@@ -97,7 +98,7 @@ def in_two_streams(denoiser: Denoiser, frames: np.ndarray, actions: np.ndarray, 
             draws = Draws(
                 context_noise=noise[None, 0], noise=noise[None, 1], level=levels, known=torch.tensor([True]),
                 context_level=torch.full((1, STEPS), 1 - config.context_noise),
-                num_steps=torch.tensor([config.max_steps]),
+                num_steps=torch.tensor([config.max_steps]), turn=torch.ones(1),
             )  # fmt: skip
             conds = denoiser.conditions(torch.from_numpy(actions), draws.known, draws)
             noisy = add_noise(unit[:, 1:], draws.noise, levels)
@@ -193,7 +194,7 @@ def test_an_impossible_jump_surprises_who_knows_the_clip() -> None:
     )  # fmt: skip
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
     for step in range(40):
-        draws, _ = training_draws(clip, denoiser, LossConfig(), 0.0, (0, step))
+        draws = training_draws(clip, denoiser, LossConfig(), 0.0, (0, step))
         optimizer.zero_grad()
         denoiser.loss(clip, draws, LossConfig())["loss"].backward()
         optimizer.step()

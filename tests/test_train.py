@@ -77,11 +77,13 @@ def test_clips_are_drawn_for_their_actions(tmp_path: Path):
         np.save(tmp_path / f"{name}.npy", rows)
     (tmp_path / "frames.u8").write_bytes(bytes(1050 * 12))
     cache = FrameCache(tmp_path)
-    even, balanced = (ClipSampler.of(cache, 8, share).draw(400, (1,)).actions.numpy() != 0 for share in (0.0, 1.0))
+    even, balanced = (
+        ClipSampler.of(cache, 8, share).draw(range(400), (1,)).actions.numpy() != 0 for share in (0.0, 1.0)
+    )
     assert even.mean((0, 1)) == pytest.approx([0.5, 0.03], abs=0.05)
     assert balanced[..., 1].mean() > 0.2 and balanced[..., 0].mean() > 0.5
     assert balanced.any(axis=(1, 2)).all() and not even.any(axis=(1, 2)).all()
-    clip = ClipSampler.of(cache, 8, 0.5).draw(5, (2,))
+    clip = ClipSampler.of(cache, 8, 0.5).draw(range(5), (2,))
     times = clip.readouts["time"][..., 0].long()
     assert torch.equal(times[:, 1:] - times[:, :-1], torch.ones(5, 8, dtype=torch.long))
     assert np.array_equal(clip.actions.numpy(), actions[times[:, :-1].numpy()])

@@ -49,7 +49,8 @@ class Checkpoint:
         """Build the denoiser with these weights (float32)."""
         denoiser = build(self.model, self.world)
         wanted = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
-        got = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        weights = {name: tensor if tensor.ndim else tensor[None] for name, tensor in self.weights.items()}  # as of old
+        got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         for name in sorted(wanted.keys() | got.keys()):
             if wanted.get(name) != got.get(name):
                 raise UsageError(
@@ -58,7 +59,7 @@ class Checkpoint:
                     allowed=f"shape {wanted.get(name, 'no such weight')} by config.json",
                     fix="weights and config.json are of different models: copy the whole folder again",
                 )
-        denoiser.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
+        denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return denoiser
 
 

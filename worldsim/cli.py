@@ -14,6 +14,7 @@ import errno
 import importlib
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(words, name, function)
         assert name is not None and function is not None  # _parse refuses everything else
         result = function(**options)
-        print(COMMANDS[name].report(result, options))
+        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, the first one speaks
+            print(COMMANDS[name].report(result, options))
     except UsageError as error:
         return _say(str(error), debug=debug)
     except ModuleNotFoundError as error:

@@ -151,7 +151,8 @@ COMMANDS = {
         positional="data",
         examples=(
             "  worldsim train data/arena --preset nano --steps 300 --out runs/nano    # a first look\n"
-            "  worldsim train data/arena --preset small --minutes 240 --out runs/small"
+            "  worldsim train data/arena --preset small --minutes 240 --out runs/small\n"
+            "  torchrun --nproc-per-node 8 -m worldsim train data/arena --preset base --steps 100000 --out runs/base"
         ),
         after_interrupt=f"{RUN_AGAIN} to go on from the last saved state, to the bit.",
         report=_report_train,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.draws import Draws
 from worldsim.network import Network, action_windows
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
@@ -146,53 +147,6 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Draws:
-    """The random part of one loss evaluation, drawn beforehand so that the loss itself is a pure function."""
-
-    context_noise: Tensor  # (B, T, H, W, 3)
-    noise: Tensor  # (B, T, H, W, 3)
-    context_level: Tensor  # (B, T)
-    level: Tensor  # (B, T) on the grid of the finest sampler
-    known: Tensor  # (B,) actions visible?
-    num_steps: Tensor  # (B,) sampler the clip is trained for
-
-    def rows(self, rows: Tensor) -> Draws:
-        """Return the draws of some clips only."""
-        return Draws(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
-
-    def to(self, device: torch.device | str) -> Draws:
-        """Return the draws on ``device``."""
-        return Draws(**{field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)})
-
-
-def draw(
-    shape: tuple[int, ...], generator: torch.Generator, loss: LossConfig, max_steps: int, shortcut_share: float
-) -> Draws:
-    """Draw noise and levels for targets of ``shape`` (B, T, H, W, 3) from a CPU ``generator``.
-
-    A share ``shortcut_share`` of the clips is trained for fewer than ``max_steps`` sampler steps; their levels lie on
-    that sampler's grid (Frans et al. 2024, Sec. 3).
-    """
-    b, t = shape[:2]
-    steps = torch.full((b,), max_steps)
-    if max_steps > 1:
-        fewer = 2 ** torch.randint(0, int(math.log2(max_steps)), (b,), generator=generator)
-        steps = torch.where(torch.rand(b, generator=generator) < shortcut_share, fewer, steps)
-    uniform = torch.rand(b, t, generator=generator)
-    level = (uniform * steps[:, None]).floor() / steps[:, None]
-    level = torch.where(torch.rand(b, t, generator=generator) < loss.start_share, torch.zeros_like(level), level)
-    noisy = torch.rand(b, 1, generator=generator) >= loss.context_clean_share
-    return Draws(
-        context_noise=torch.randn(shape, generator=generator),
-        noise=torch.randn(shape, generator=generator),
-        context_level=1 - loss.context_noise_max * noisy * torch.rand(b, t, generator=generator),
-        level=level,
-        known=torch.rand(b, generator=generator) >= loss.action_dropout,
-        num_steps=steps,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
     """Frames 0 .. T-1 (B, T, H, W, 3), -1 .. 1: as they were shown, and with their context noise."""
 
@@ -267,19 +221,32 @@ class Denoiser(nn.Module):
         return estimate, raw
 
     def forward(
-        self, clip: Clip | Read, draws: Draws | None, config: LossConfig, context: Tensor | None = None
+        self,
+        clip: Clip | Read,
+        draws: Draws | None,
+        config: LossConfig,
+        context: Tensor | None = None,
+        pixels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Call `loss` or, of frames that are only to be read, `reading_loss`: how distributed wrappers reach them."""
         if isinstance(clip, Read):
             return self.reading_loss(clip, config)
         assert draws is not None
-        return self.loss(clip, draws, config, context)
+        return self.loss(clip, draws, config, context, pixels)
 
-    def loss(self, clip: Clip, draws: Draws, config: LossConfig, context: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the named loss terms of a clip; ``"loss"`` is their weighted sum.
+    def loss(
+        self,
+        clip: Clip,
+        draws: Draws,
+        config: LossConfig,
+        context: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the named loss terms of clips; ``"loss"`` is their weighted sum.
 
         ``context`` (B, T, H, W, 3) floats replaces the true frames 0 .. T-1 as what the model is shown (for example its
-        own earlier estimates); targets stay true.
+        own earlier estimates); targets stay true. ``pixels`` are the weights by `pixel_weight`, for clips that are part of
+        a larger step; by default those of these clips by themselves.
         """
         frames = to_unit(clip.frames)
         shown = frames[:, :-1] if context is None else context
@@ -288,7 +255,7 @@ class Denoiser(nn.Module):
         noisy = add_noise(target, draws.noise, draws.level)
         conds = self.conditions(clip.actions, draws.known, draws)
         estimate, copies, raw = self.network(seen.shown, seen.noised, noisy, *conds)
-        pixels = self.pixel_weight(frames, config)
+        pixels = self.pixel_weight(frames, config) if pixels is None else pixels
         motion = self.motion_error(copies.moved - target, pixels)
         recall = (pixels * (copies.recalled - target).square()).mean()
         made_up = (pixels * (1 - copies.moves)).mean()
@@ -318,8 +285,12 @@ class Denoiser(nn.Module):
         self.network.readout.requires_grad_(True)
 
     @staticmethod
-    def pixel_weight(frames: Tensor, config: LossConfig) -> Tensor:
-        """Weight (B, T, H, W, 1) of each pixel of frames 1 .. T, 1 on average: colour before and change weigh more."""
+    def pixel_weight(frames: Tensor, config: LossConfig, average: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
+        """Weight (B, T, H, W, 1) of each pixel of frames 1 .. T, 1 on average: colour before and change weigh more.
+
+        ``frames`` (B, T+1, H, W, 3), -1 .. 1; ``average`` takes the mean over all frames of a step, of which these may be
+        a part.
+        """
         before = frames[:, :-1]
         change = frames[:, 1:] - before
         chroma = (before.amax(-1) - before.amin(-1)) / 2
@@ -331,7 +302,7 @@ class Denoiser(nn.Module):
         weight = (1 - share) * colour + share * moving / area.clamp(min=1e-6)  # 1 on average in every frame
         size = (weight * change.square().mean(-1)).mean((-1, -2), keepdim=True)
         balance = size.clamp(min=config.least_change) ** -config.change_balance
-        return (weight * balance / balance.mean())[..., None]
+        return (weight * balance / average(balance))[..., None]
 
     @staticmethod
     def motion_error(difference: Tensor, weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from worldsim.distributed import like, whole
 from worldsim.precision import fast_dtype
 
 TRUNKS = (".blocks.", ".levels.", ".shrinks.", ".grows.", ".joins.", ".returns.")
@@ -49,7 +50,7 @@ class Muon(torch.optim.Optimizer):
     The same update as `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, but matrices of equal shape are
     orthogonalised together, and in the number type that pays on their device: `torch.optim.Muon` always takes bfloat16,
     which took longer than the rest of a training step on CPUs without bfloat16 units. A convolution's kernel counts as a
-    matrix of a row per output channel.
+    matrix of a row per output channel. Sharded matrices are made whole for it, in every process.
     """
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -72,12 +73,11 @@ class Muon(torch.optim.Optimizer):
                     rows = len(parameter)
                     by_shape.setdefault((rows, parameter.numel() // rows), []).append(parameter)
             for shape, parameters in by_shape.items():
-                directions = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
+                directions = torch.stack([whole(self._momentum(p, group["momentum"])).flatten(1) for p in parameters])
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, direction in zip(parameters, self.orthogonalise(directions), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(
-                        direction.view_as(parameter), alpha=-rate
-                    )
+                    step = like(direction.view(parameter.shape), parameter)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-rate)
         return loss
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, Draws, add_noise, step_index, to_uint8, to_unit
+from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, add_noise, step_index, to_uint8, to_unit
+from worldsim.draws import Draws
 from worldsim.rollout import FrameStream, commit_context, empty_state
 
 MAX_OWN_FRAMES = 8

@@ -28,7 +28,7 @@ class Recall(nn.Module):
         self.patch = config.patch
         self.query = nn.Linear(config.width, config.head_dim, bias=False)
         self.key = nn.Linear(config.width, config.head_dim, bias=False)
-        self.sharpness = nn.Parameter(torch.tensor(FIRST_SHARPNESS))
+        self.sharpness = nn.Parameter(torch.tensor([FIRST_SHARPNESS]))  # a row: FSDP2 cuts no single numbers
 
     def keys(self, tokens: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
         """Return the keys (..., N, K) by which a committed frame with these tokens (..., N, D) will be found."""

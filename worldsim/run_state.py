@@ -15,26 +15,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldsim.distributed import cut_like, like, whole, whole_state
 from worldsim.errors import UsageError
 
 
-def save_state(
-    path: Path,
-    modules: Mapping[str, nn.Module],
-    optimizers: Sequence[torch.optim.Optimizer],
-    record: Mapping[str, Any],
-) -> None:
-    """Write modules, optimiser moments and a JSON ``record`` to ``path``, under a temporary name first."""
+def gather_state(modules: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return modules and optimiser moments as named tensors on the CPU, in one piece each; all processes must call this."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+        tensors |= {f"{name}/{key}": value for key, value in whole_state(module).items()}
     for number, optimizer in enumerate(optimizers):
         for index, moments in optimizer.state_dict()["state"].items():
             for key, value in moments.items():
-                tensors[f"optimizer{number}/{index}/{key}"] = torch.as_tensor(value)
+                tensors[f"optimizer{number}/{index}/{key}"] = whole(torch.as_tensor(value))
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def save_state(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write what `gather_state` returned and a JSON ``record`` to ``path``, under a temporary name first."""
     temporary = path.with_name(path.name + ".tmp")
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(owned, temporary, metadata={"record": json.dumps(dict(record))})
+    save_file(dict(tensors), temporary, metadata={"record": json.dumps(dict(record))})
     temporary.replace(path)
 
 
@@ -48,9 +48,11 @@ def load_state(
             record = json.loads(file.metadata()["record"])
         for name, module in modules.items():
             prefix = f"{name}/"
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict(cut_like(own, module))
         for number, optimizer in enumerate(optimizers):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors, f"optimizer{number}/")})
+            moments = _moments(tensors, f"optimizer{number}/", optimizer)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise UsageError(
             "training state",
@@ -61,10 +63,14 @@ def load_state(
     return record
 
 
-def _moments(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
+def _moments(
+    tensors: Mapping[str, Tensor], prefix: str, optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Return the moments of every parameter by its number, cut as the parameter is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             index, key = name.removeprefix(prefix).split("/")
-            moments.setdefault(int(index), {})[key] = tensor
+            moments.setdefault(int(index), {})[key] = like(tensor, parameters[int(index)])
     return moments

@@ -5,6 +5,7 @@ Knows recordings and the denoiser; knows no environment and no simulator.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,14 +25,26 @@ from worldsim import checkpoint as checkpoints
 from worldsim import config as configs
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
-from worldsim.denoiser import Denoiser, LossConfig
+from worldsim.denoiser import Denoiser, to_unit
+from worldsim.distributed import (
+    agreed,
+    connect,
+    gathered,
+    mean_over_processes,
+    own_share,
+    processes,
+    shard,
+    whole_state,
+)
 from worldsim.errors import UsageError
-from worldsim.optim import OptimConfig, learning_rate_factor, make_average, make_optimizers
+from worldsim.optim import learning_rate_factor, make_average, make_optimizers
 from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
+from worldsim.readout import Read
 from worldsim.rollout import Rollout
-from worldsim.run_state import load_state, save_state
-from worldsim.training_step import ClipSampler, clip_length, draw_read, fit_readouts, own_context, training_draws
+from worldsim.run_state import gather_state, load_state, save_state
+from worldsim.training_config import TrainConfig
+from worldsim.training_step import ClipSampler, Part, clip_length, draw_read, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
 
 if TYPE_CHECKING:
@@ -42,61 +55,6 @@ OWN_CONTEXT_COST = 0.6
 """Time that dreaming takes were all clips shown the model's own frames, over that of the rest of a step."""
 VALIDATION_STEPS, VALIDATION_WINDOWS = 24, 24
 """Frames dreamt after the context, and held-out windows they are dreamt in, at every validation."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What a training run does. Saved as ``run.json`` with the number of steps it was resolved to."""
-
-    seed: int = 0
-    frames_per_step: int = 48
-    """Target frames in a step, whatever the clip length."""
-    clip_frames: tuple[int, ...] = (8, 16, 40)
-    """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
-    clip_shares: tuple[float, ...] = (0.4, 0.4, 0.2)
-    """Share of the steps of each stage."""
-    balanced_share: float = 0.7
-    """Share of the clips drawn so that every action dimension is at work equally often; the others are drawn evenly."""
-    shortcut_share: float = 0.25
-    """Share of clips trained for fewer sampler steps, once the shortcut objective has begun."""
-    shortcut_start: float = 0.5
-    """Share of the run after which the shortcut objective begins."""
-    self_context_share: float = 0.4
-    """Share of clips shown the model's own estimates as context, once that has begun."""
-    self_context_start: float = 0.25
-    """Share of the run after which models see their own estimates."""
-    validate_minutes: float = 5.0
-    save_minutes: float = 2.0
-    sampler_steps: int = 2
-    """Sampler steps of validation and the checkpoint's default."""
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-
-    def __post_init__(self) -> None:
-        if len(self.clip_frames) != len(self.clip_shares) or abs(sum(self.clip_shares) - 1) > 1e-6:
-            raise UsageError(
-                "clip_shares",
-                got=f"{self.clip_shares} for clip_frames {self.clip_frames}",
-                allowed="one share per clip length, 1 in sum",
-                fix="give both, for example clip_frames [8, 16] and clip_shares [0.5, 0.5]",
-            )
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """Rebuild settings from JSON, whole or in part; TypeError for unknown ones."""
-        values: dict[str, Any] = dict(data)
-        for name in ("clip_frames", "clip_shares"):
-            if name in values:
-                values[name] = tuple(values[name])
-        for name, kind in (("loss", LossConfig), ("optim", OptimConfig)):
-            if name in values:
-                values[name] = kind(**values[name])
-        return cls(**values)
-
-    def stage_frames(self, step: int, total: int) -> int:
-        """Return the clip length of ``step``."""
-        edges = np.cumsum(self.clip_shares) * total
-        return self.clip_frames[int(np.searchsorted(edges[:-1], step, side="right"))]
 
 
 def train(
@@ -111,6 +69,9 @@ def train(
     progress: bool = True,
 ) -> Path:
     """Train a world model on a recording and return its checkpoint folder, ``out/checkpoint``.
+
+    Under ``torchrun`` all processes share the clips of every step, and the losses are those of one process that takes
+    them all, up to rounding. The first one writes into ``out``, which all must see.
 
     If ``out`` holds an unfinished run of the same recording and settings it is continued from its last saved state, to
     the same bits as if it had never been interrupted. Raises UsageError for unusable data, settings or run folders.
@@ -132,7 +93,8 @@ def train(
         raise UsageError("steps", got=steps, allowed="1 or more", fix="for example --steps 1000")
     run = _Run.begin(Path(data), Path(out), preset, config or TrainConfig(), init)
     total = run.resolve_steps(minutes, steps)
-    bar = tqdm(total=total, initial=run.step, unit="step", disable=not progress, dynamic_ncols=True)
+    main, device = run.accelerator.is_main_process, run.accelerator.device
+    bar = tqdm(total=total, initial=run.step, unit="step", disable=not (progress and main), dynamic_ncols=True)
     saved = validated = time.monotonic()
     while run.step < total:
         begun = time.monotonic()
@@ -143,10 +105,10 @@ def train(
         bar.update(1)
         run.accelerator.log({f"train/{name}": value for name, value in terms.items()}, step=run.step)
         last = run.step == total
-        if last or now - validated > 60 * run.config.validate_minutes:
+        if last or agreed(now - validated > 60 * run.config.validate_minutes, device):
             bar.write(run.validate(total))
             validated = time.monotonic()
-        if last or now - saved > 60 * run.config.save_minutes:
+        if last or agreed(now - saved > 60 * run.config.save_minutes, device):
             run.save(total)
             saved = time.monotonic()
     bar.close()
@@ -197,9 +159,10 @@ class _Run:
                     "readouts_only", got="no init", allowed="with a trained world to read", fix="--init arena-small"
                 )
             denoiser.freeze_world()
-        cache = dataset.cache("train")
         dataset.cache("val")  # if there is none, now is the time to say so
-        accelerator = _accelerator(out)
+        accelerator = connect(out)
+        with accelerator.local_main_process_first():
+            cache = dataset.cache("train")
         if start is None:
             fit_readouts(denoiser, cache.readouts)
         identity = {
@@ -207,11 +170,14 @@ class _Run:
             "model": model.to_json(),
             "dataset": dataset.fingerprint,
             "init": init,
-            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "config": config.identity(),
         }
-        optimizers = make_optimizers(denoiser, config.optim)
         average = make_average(denoiser, config.optim)
-        prepared, *wrapped = accelerator.prepare(denoiser, *optimizers)
+        if config.shard:
+            for module in (denoiser.to(accelerator.device), average.module.to(accelerator.device)):
+                shard(module)
+        prepared = denoiser if config.shard else accelerator.prepare(denoiser)
+        wrapped = [accelerator.prepare(optimizer) for optimizer in make_optimizers(denoiser, config.optim)]
         run = cls(
             out=out, config=config, model=model, dataset=dataset, cache=cache, accelerator=accelerator,
             denoiser=denoiser, prepared=prepared, average=average, optimizers=wrapped, identity=identity,
@@ -249,7 +215,8 @@ class _Run:
             )
         total = steps if steps is not None else max(1, int(60 * float(minutes or 0) / self.seconds_per_step()))
         record = {"steps": total, "minutes_asked": minutes, "command": shlex.join(sys.argv), **self.identity}
-        write_json(plan, {**record, "origin": provenance(self.config.seed)})
+        if self.accelerator.is_main_process:
+            write_json(plan, {**record, "origin": provenance(self.config.seed)})
         return total
 
     def seconds_per_step(self) -> float:
@@ -258,18 +225,19 @@ class _Run:
         times = []
         for trial in range(4):
             begun = time.monotonic()
-            self._losses(trial, length, shortcut=0.0, own=0.0)["loss"].backward()
+            self._gradients(trial, length, shortcut=0.0, own=0.0)
             self.prepared.zero_grad()
             times.append(time.monotonic() - begun)
         c = self.config
         shortcut = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3
         own = (1 - c.self_context_start) * c.self_context_share * OWN_CONTEXT_COST
         extra = shortcut + own
-        return min(times[1:]) * 1.08 * (1 + extra)
+        seconds = mean_over_processes(torch.tensor([min(times[1:])], device=self.accelerator.device))
+        return float(seconds) * 1.08 * (1 + extra)
 
     def clips_per_step(self, total: int) -> int:
-        """Number of clips in the coming step."""
-        return max(1, self.config.frames_per_step // self.clip_length(total))
+        """Number of clips in the coming step, of all processes."""
+        return len(own_share(self.config.frames_per_step // self.clip_length(total))) * processes()
 
     def clip_length(self, total: int) -> int:
         """Target frames of a clip in the coming step."""
@@ -281,20 +249,47 @@ class _Run:
             self.drawn = ClipSampler.of(self.cache, length, self.config.balanced_share)
         return self.drawn
 
-    def _losses(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
-        rank = self.accelerator.process_index
-        if self.config.loss.readouts_only:
-            read = draw_read(self.cache, self.config.frames_per_step, (self.config.seed, step, rank, 2))
-            return self.prepared(read.to(self.accelerator.device), None, self.config.loss)
-        count = max(1, self.config.frames_per_step // length)
-        clip = self.sampler(length).draw(count, (self.config.seed, step, rank, 0))
-        draws, generator = training_draws(
-            clip, self.denoiser, self.config.loss, shortcut, (self.config.seed, step, rank, 1)
-        )
-        clip, draws = clip.to(self.accelerator.device), draws.to(self.accelerator.device)
-        with self.accelerator.autocast():
-            context = own_context(self.denoiser, clip, draws, generator, own)
-            return self.prepared(clip, draws, self.config.loss, context)
+    def _parts(self, step: int, length: int, shortcut: float) -> list[Part]:
+        """Return this process's share of the clips of a step, in the parts that go through the network one by one."""
+        c, device = self.config, self.accelerator.device
+        if c.loss.readouts_only:
+            mine = own_share(c.frames_per_step)
+            cuts = [mine[rows[0] : rows[-1] + 1] for rows in np.array_split(range(len(mine)), c.gradient_accumulation)]
+            reads = [draw_read(self.cache, cut, (c.seed, step, 0)).to(device) for cut in cuts]
+            return [Part(share=len(read.rewards) / len(mine), clip=read) for read in reads]
+        mine = own_share(c.frames_per_step // length)
+        clip = self.sampler(length).draw(mine, (c.seed, step, 0))
+        draws = training_draws(clip, self.denoiser, c.loss, shortcut, (c.seed, step, 1), mine.start).to(device)
+        clip = clip.to(device)
+        pixels = Denoiser.pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
+        cuts = torch.arange(len(mine), device=device).chunk(c.gradient_accumulation)
+        return [
+            Part(share=len(rows) / len(mine), clip=clip.rows(rows), draws=draws.rows(rows), pixels=pixels[rows])
+            for rows in cuts
+        ]
+
+    def _gradients(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
+        """Add up the gradients of a step, part by part, and return its loss terms: means over all processes."""
+        parts = self._parts(step, length, shortcut)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            waits = number + 1 < len(parts)
+            with self.accelerator.no_sync(self.prepared) if waits else contextlib.nullcontext():
+                with self.accelerator.autocast():
+                    terms = self._losses(part, own, (self.config.seed, step, 2))
+                self.accelerator.backward(part.share * terms["loss"])
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + part.share * value.detach()
+        return dict(zip(sums, mean_over_processes(torch.stack(list(sums.values()))), strict=True))
+
+    def _losses(self, part: Part, own: float, place: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the loss terms of one part; a share ``own`` of its clips is shown the model's own frames."""
+        if isinstance(part.clip, Read):
+            return self.prepared(part.clip, None, self.config.loss)
+        assert part.draws is not None
+        with gathered(self.denoiser):
+            context = own_context(self.denoiser, part.clip, part.draws, own, place)
+        return self.prepared(part.clip, part.draws, self.config.loss, context, part.pixels)
 
     def advance(self, total: int) -> dict[str, float]:
         """Take one optimisation step and return its loss terms."""
@@ -303,8 +298,7 @@ class _Run:
         progressed = self.step / total
         shortcut = c.shortcut_share if progressed >= c.shortcut_start else 0.0
         own = c.self_context_share if progressed >= c.self_context_start else 0.0
-        terms = self._losses(self.step, self.clip_length(total), shortcut, own)
-        self.accelerator.backward(terms["loss"])
+        terms = self._gradients(self.step, self.clip_length(total), shortcut, own)
         self.accelerator.clip_grad_norm_(self.prepared.parameters(), c.optim.grad_clip)
         factor = learning_rate_factor(self.step, total, c.optim)
         for optimizer, rate in zip(self.optimizers, c.optim.rates, strict=True):
@@ -315,19 +309,24 @@ class _Run:
         self.average.update_parameters(self.denoiser)
         self.step += 1
         self.seconds += time.monotonic() - begun
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return {name: float(value) for name, value in terms.items()}
 
     def validate(self, total: int) -> str:
-        """Dream held-out windows with the averaged weights, log scores and a strip, and return a line for people."""
+        """Dream held-out windows with the averaged weights, log scores and a strip, and return a line for people.
+
+        The first process does so while the others wait at the next step.
+        """
+        checkpoint = self.checkpoint(total)
+        if not self.accelerator.is_main_process:
+            return ""
         cache = self.dataset.cache("val")
         held_out = ValidationSet.choose(cache, self.dataset.spec.context_steps, VALIDATION_STEPS, VALIDATION_WINDOWS)
-        denoiser = self.checkpoint(total).denoiser().eval().requires_grad_(False).to(self.accelerator.device)
+        denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(self.accelerator.device)
         denoiser.network.to(fast_dtype(self.accelerator.device))
         result = validate(Rollout(denoiser, self.sampler_steps(total)), held_out)
         self.scores = result.scores
-        if self.accelerator.is_main_process:
-            self.accelerator.log({f"val/{name}": value for name, value in result.scores.items()}, step=self.step)
-            save_strips(self.out / "strips" / f"step_{self.step:06d}.png", held_out, result.dream)
+        self.accelerator.log({f"val/{name}": value for name, value in result.scores.items()}, step=self.step)
+        save_strips(self.out / "strips" / f"step_{self.step:06d}.png", held_out, result.dream)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
         return f"step {self.step} of {total}, {self.seconds / 60:.1f} min: {shown}"
 
@@ -337,12 +336,12 @@ class _Run:
         return min(self.config.sampler_steps, self.model.max_steps) if taught else self.model.max_steps
 
     def checkpoint(self, total: int) -> checkpoints.Checkpoint:
-        """Return the averaged weights with their training record."""
+        """Return the averaged weights, in one piece, with their training record; all processes must call this."""
         record = {
             "steps": self.step, "steps_planned": total, "minutes": round(self.seconds / 60, 2),
             "command": shlex.join(["worldsim", *sys.argv[1:]]), "preset": self.identity["preset"],
             "init": self.identity["init"], "begun_from": self.begun_from,
-            "config": self.identity["config"], "validation": self.scores,
+            "config": dataclasses.asdict(self.config), "validation": self.scores,
             "parameters": sum(p.numel() for p in self.denoiser.parameters()),
             **provenance(self.config.seed, str(self.accelerator.device)),
         }  # fmt: skip
@@ -354,7 +353,7 @@ class _Run:
         return checkpoints.Checkpoint(
             model=self.model,
             world=self.dataset.spec,
-            weights=self.average.module.state_dict(),
+            weights=whole_state(self.average.module),
             sampler_steps=self.sampler_steps(total),
             dataset=dataset,
             training=record,
@@ -362,25 +361,12 @@ class _Run:
 
     def save(self, total: int) -> None:
         """Write the exact state and the playable checkpoint, each under a temporary name first."""
+        optimizers = [optimizer.optimizer for optimizer in self.optimizers]
+        state = gather_state({"model": self.denoiser, "average": self.average}, optimizers)
+        checkpoint = self.checkpoint(total)
         if not self.accelerator.is_main_process:
             return
-        optimizers = [optimizer.optimizer for optimizer in self.optimizers]
         record = {"identity": self.identity, "step": self.step, "seconds": self.seconds, "scores": self.scores}
         self.out.mkdir(parents=True, exist_ok=True)
-        save_state(self.out / STATE, {"model": self.denoiser, "average": self.average}, optimizers, record)
-        checkpoint = self.checkpoint(total)
+        save_state(self.out / STATE, state, record)
         checkpoints.save(checkpoint, self.out / CHECKPOINT, card=checkpoints.card(checkpoint), dtype=torch.bfloat16)
-
-
-def _accelerator(out: Path) -> Accelerator:
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise UsageError(
-            "worldsim train", got="no accelerate", allowed="the train extra", fix="pip install 'worldsim[train]'"
-        ) from error
-    cpu = not torch.cuda.is_available()
-    precision = "bf16" if fast_dtype("cpu" if cpu else "cuda") == torch.bfloat16 else "no"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with="tensorboard", project_dir=str(out))
-    accelerator.init_trackers("logs")
-    return accelerator

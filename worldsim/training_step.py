@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from worldsim.dataset import FrameCache
-from worldsim.denoiser import Clip, Denoiser, Draws, LossConfig, draw, to_unit
+from worldsim.denoiser import Clip, Denoiser, LossConfig, to_unit
+from worldsim.draws import Draws, draw
 from worldsim.own_context import MAX_OWN_FRAMES, dream_on
 from worldsim.readout import Read
 
@@ -34,6 +35,18 @@ def clip_length(offsets: np.ndarray, wanted: int) -> int:
     share = np.cumsum(lengths) / lengths.sum()
     longest = int(lengths[np.searchsorted(share, 1 - LONG_SHARE)])
     return max(1, min(wanted, longest - 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Clips of a step that go through the network together, or frames that are only read."""
+
+    share: float
+    """Of the clips of this process."""
+    clip: Clip | Read
+    draws: Draws | None = None
+    pixels: Tensor | None = None
+    """Weights by `Denoiser.pixel_weight`, balanced over the whole step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +78,9 @@ class ClipSampler:
         odds = (1 - share) / len(windows) + share * balanced / max(balanced.sum(), 1e-12)
         return cls(cache, length, windows, np.cumsum(odds))
 
-    def draw(self, count: int, seed: tuple[int, ...]) -> Clip:
-        """Return ``count`` clips; the same ones for the same ``seed``."""
-        places = np.random.default_rng(seed).random(count) * self.odds[-1]
+    def draw(self, clips: range, seed: tuple[int, ...]) -> Clip:
+        """Return the clips of these numbers among all of a step; the same ones for the same ``seed``."""
+        places = np.random.default_rng(seed).random(clips.stop)[clips.start :] * self.odds[-1]
         return training_clip(self.cache, self.windows[np.searchsorted(self.odds, places, side="right")], self.length)
 
 
@@ -84,41 +97,36 @@ def training_clip(cache: FrameCache, rows: np.ndarray, length: int) -> Clip:
 
 
 def training_draws(
-    clip: Clip, denoiser: Denoiser, loss: LossConfig, shortcut_share: float, seed: tuple[int, ...]
-) -> tuple[Draws, torch.Generator]:
-    """Draw the noise of a step from ``seed``; the generator is returned for what else the step must draw."""
-    mixed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    generator = torch.Generator().manual_seed(mixed)
-    b, t = clip.actions.shape[:2]
-    shape = (b, t, *clip.frames.shape[2:])
-    return draw(shape, generator, loss, denoiser.network.config.max_steps, shortcut_share), generator
+    clip: Clip, denoiser: Denoiser, loss: LossConfig, shortcut_share: float, seed: tuple[int, ...], first: int = 0
+) -> Draws:
+    """Draw the noise of clips ``first`` .. of a step; a clip's hangs on ``seed`` and its own number alone."""
+    seeds = [(*seed, first + row) for row in range(len(clip.actions))]
+    shape = (clip.actions.shape[1], *clip.frames.shape[2:])
+    return draw(shape, seeds, loss, denoiser.network.config.max_steps, shortcut_share)
 
 
-def own_context(
-    denoiser: Denoiser, clip: Clip, draws: Draws, generator: torch.Generator, share: float
-) -> Tensor | None:
+def own_context(denoiser: Denoiser, clip: Clip, draws: Draws, share: float, seed: tuple[int, ...]) -> Tensor | None:
     """Return the context frames with a ``share`` of the clips showing the model's own frames, or None if none do.
 
-    From which frame on is drawn anew each time, one place for all clips of the step.
+    From which frame on is drawn from ``seed``, one place for all clips of the step.
     """
-    b, t = draws.level.shape
-    chosen = torch.rand(b, generator=generator) < share
-    count = int(torch.randint(1, MAX_OWN_FRAMES + 1, (1,), generator=generator))
-    if not bool(chosen.any()) or t < 2:
+    t = clip.actions.shape[1]
+    rows = (draws.turn < share).nonzero()[:, 0]
+    if not len(rows) or t < 2:
         return None
-    rows = chosen.nonzero()[:, 0].to(clip.actions.device)
+    count = int(np.random.default_rng(seed).integers(1, MAX_OWN_FRAMES, endpoint=True))
     first = t - 1 - (count - 1) % (t - 1)  # evenly 1 .. t - 1 where clips are short
     shown = dream_on(denoiser, clip.rows(rows), draws.rows(rows), first)
     context = to_unit(clip.frames[:, :-1])
     return context.index_copy(0, rows, shown)
 
 
-def draw_read(cache: FrameCache, count: int, seed: tuple[int, ...]) -> Read:
-    """Return ``count`` single frames, drawn evenly, none of them the first of its episode; the same for the same ``seed``."""
-    rng = np.random.default_rng(seed)
-    episodes = np.searchsorted(cache.offsets, rng.integers(cache.offsets[-1], size=count), side="right") - 1
+def draw_read(cache: FrameCache, reads: range, seed: tuple[int, ...]) -> Read:
+    """Return the frames of these numbers among all of a step; drawn evenly, none of them the first of its episode."""
+    which, when = np.random.default_rng(seed).random((reads.stop, 2))[reads.start :].T
+    episodes = np.searchsorted(cache.offsets, which * cache.offsets[-1], side="right") - 1
     lengths = cache.offsets[episodes + 1] - cache.offsets[episodes]
-    rows = cache.offsets[episodes] + rng.integers(1, lengths)
+    rows = cache.offsets[episodes] + 1 + (when * (lengths - 1)).astype(np.int64)
     steps = rows - 1 - episodes  # an episode has one action less than frames
     return Read(
         before=torch.from_numpy(np.asarray(cache.frames[rows - 1])),
