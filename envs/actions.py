@@ -265,9 +265,5 @@ class ChoiceActionWrapper(gym.ActionWrapper[np.ndarray, Any, np.ndarray]):
             self.action_space = Discrete(sizes[0]) if len(sizes) == 1 else MultiDiscrete(list(sizes))
 
     def action(self, action: Any) -> np.ndarray:
-        """Return the dream's row (a,) for choices."""
-        chosen = np.atleast_1d(action)
-        if max(self.sizes) == 1:
-            return chosen.astype(np.float32)
-        parts = [np.eye(size, dtype=np.float32)[one] for size, one in zip(self.sizes, chosen, strict=True)]
-        return np.concatenate(parts)
+        """Return the dream's row (a,) for choices; UsageError for one that there is not."""
+        return FlatActions.of_space(self.action_space).rows(np.asarray(action)[None], "the agent")[0]

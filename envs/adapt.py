@@ -1,4 +1,4 @@
-"""Adapt: any Gymnasium environment as a source of RGB frames and flat float32 actions. Knows no Arena and no file."""
+"""Adapt: any Gymnasium environment as a source of RGB frames and flat float32 actions. Knows no file and no model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,77 @@ from PIL import Image
 
 from worldsim.envs.actions import FlatActionWrapper
 from worldsim.envs.gl import choose_backend
+from worldsim.envs.observed import image_in, shows_frames, values_of
 from worldsim.errors import UsageError
 
 RENDER_HEIGHT = 64  # rendered frames of other environments are brought to this height, ...
 WIDTH_UNIT = 16  # ... and to the multiple of this width that keeps the aspect ratio best
+FRAME_SKIP = "frame_skip"
+
+
+class FrameSkipWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """Holds every action for some steps of the world and adds up their rewards; what is seen is the last of them.
+
+    As ``frame_skip`` of Gymnasium's MuJoCo worlds. An episode that ends in between ends there.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], frame_skip: Any) -> None:
+        super().__init__(env)
+        if not isinstance(frame_skip, int) or frame_skip < 1:
+            env.close()
+            allowed = "a whole number, at least 1"
+            raise UsageError(FRAME_SKIP, got=repr(frame_skip), allowed=allowed, fix=f'{{"{FRAME_SKIP}": 4}}')
+        self.frame_skip = frame_skip
+        self.metadata = {**env.metadata, "render_fps": env.metadata.get("render_fps", 30) / frame_skip}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step the world until the action has been held for long enough, or the episode ends."""
+        total = 0.0
+        for _ in range(self.frame_skip):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+class FrameWrapper(gym.Wrapper[np.ndarray, Any, Any, Any]):
+    """A world seen as its dreams are: frames are the observation, and info tells the named numbers that are learnt.
+
+    Its lead-in is one frame. For agents that are to act in dream and truth alike.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        shape = frame_of(env, env.reset(seed=0)[0]).shape
+        self.observation_space = Box(0, 255, shape, np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; `info["context"]` holds the first frame and no actions."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        frame = frame_of(self.env, observation)
+        nothing = np.zeros((0, *(self.action_space.shape or ())), np.float32)
+        return frame, {
+            **info,
+            **values_of(self.env, observation),
+            "context": {"frames": frame[None], "actions": nothing},
+        }
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Step the world."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info = {**info, **values_of(self.env, observation)}
+        return frame_of(self.env, observation), float(reward), terminated, truncated, info
 
 
 def make_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """Make an environment that gives RGB frames and takes flat float32 actions; UsageError where that cannot be.
 
-    ``render_mode`` "rgb_array" is set where the observation is no image. Choices, switches and amounts of other shapes
-    and types are wrapped in a `FlatActionWrapper`.
+    ``render_mode`` "rgb_array" is set where the observation holds no image. Choices, switches and amounts of other shapes
+    and types are wrapped in a `FlatActionWrapper`. ``frame_skip`` in ``env_kwargs`` holds every action for that many steps
+    also where the environment has no argument of this name.
     """
     env = _rendering(env_id, env_kwargs)
     space = env.action_space
@@ -39,7 +99,7 @@ def make_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any,
 
 def _rendering(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     env = _make(env_id, env_kwargs)
-    if _observes_rgb(env) or env.render_mode == "rgb_array":
+    if shows_frames(env.observation_space) or env.render_mode == "rgb_array":
         return env
     env.close()
     if "rgb_array" not in env.metadata.get("render_modes", []):
@@ -52,11 +112,20 @@ def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     choose_backend()  # Gymnasium's own MuJoCo worlds read MUJOCO_GL too
     try:
         return gym.make(env_id, disable_env_checker=True, **env_kwargs)
+    except TypeError as error:
+        if f"argument '{FRAME_SKIP}'" not in str(error):
+            raise _unusable(env_id, error) from error
+        others = {name: value for name, value in env_kwargs.items() if name != FRAME_SKIP}
+        return FrameSkipWrapper(_make(env_id, others), env_kwargs[FRAME_SKIP])
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise _missing_package(env_id, error) from error
-    except (gymnasium.error.Error, TypeError) as error:
-        fix = "check id and arguments; for an environment of your own write MODULE:ID, so that its module is imported"
-        raise UsageError("environment", got=f"{env_id!r} ({error})", allowed="a Gymnasium id", fix=fix) from error
+    except gymnasium.error.Error as error:
+        raise _unusable(env_id, error) from error
+
+
+def _unusable(env_id: str, error: Exception) -> UsageError:
+    fix = "check id and arguments; for an environment of your own write MODULE:ID, so that its module is imported"
+    return UsageError("environment", got=f"{env_id!r} ({error})", allowed="a Gymnasium id", fix=fix)
 
 
 def _missing_package(what: str, error: Exception) -> UsageError:
@@ -66,18 +135,14 @@ def _missing_package(what: str, error: Exception) -> UsageError:
     return UsageError(what, got=str(error), allowed="an environment whose packages are installed", fix=fix)
 
 
-def _observes_rgb(env: gym.Env[Any, Any]) -> bool:
-    space = env.observation_space
-    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
-
-
 def frame_of(env: gym.Env[Any, Any], observation: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the RGB frame of the present moment: the observation if it is one, else the rendering made smaller.
+    """Return the RGB frame of the present moment: the one in the observation, else the rendering made smaller.
 
     Renderings are averaged down to `RENDER_HEIGHT` rows and a width that is a multiple of `WIDTH_UNIT`.
     """
-    if _observes_rgb(env):
-        return np.array(observation)
+    seen = image_in(env.observation_space, observation)
+    if seen is not None:
+        return seen
     try:
         rendered = env.render()
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:

@@ -20,6 +20,7 @@ from worldsim.envs.adapt import frame_of, make_environment
 from worldsim.envs.arena import ArenaEnv, arena_spec
 from worldsim.envs.behaviours import choose_behaviour
 from worldsim.envs.drivers import Actor, Driver
+from worldsim.envs.observed import readouts_of, values_of
 from worldsim.envs.state import body_slots
 from worldsim.envs.tracks import facts_of
 from worldsim.episode import Episode
@@ -51,6 +52,7 @@ def recorded_spec(env: gym.Env[Any, Any], env_id: str, env_kwargs: Mapping[str, 
         action_choices=actions.choices,
         frame_rate_hz=float(env.metadata.get("render_fps", 30)),
         context_steps=0,
+        readouts=readouts_of(env),
     )
 
 
@@ -130,10 +132,12 @@ def _step_columns(arena: ArenaEnv, context: Mapping[str, Any], infos: list[dict[
 def _collect_any(env: gym.Env[Any, Any], driver: Driver, environment_seed: int, steps: int, split: str) -> Episode:
     observation, _ = env.reset(seed=environment_seed)
     frames, actions, rewards, ends = [frame_of(env, observation)], [], [], []
+    told = [values_of(env, observation)]
     while len(actions) < steps and not (ends and any(ends[-1])):
         actions.append(driver.row(observation))
         observation, reward, terminated, truncated, _ = env.step(actions[-1])
         frames.append(frame_of(env, observation))
+        told.append(values_of(env, observation))
         rewards.append(reward)
         ends.append((bool(terminated), bool(truncated)))
     return Episode(
@@ -143,5 +147,6 @@ def _collect_any(env: gym.Env[Any, Any], driver: Driver, environment_seed: int, 
         terminated=np.array([end[0] for end in ends]),
         truncated=np.array([end[1] for end in ends]),
         seed=environment_seed,
+        readouts={name: np.stack([rows[name] for rows in told]) for name in told[0]},
         attributes={"split": split, "behaviour": "random" if driver.actor is None else "policy"},
     )

@@ -31,6 +31,7 @@ class Outcome:
     """One episode in the true world."""
 
     success: bool
+    """Whether it terminated: in the Arena, by reaching the goal."""
     steps: int
     rewards: Float64[np.ndarray, " steps"]
     decisions: tuple[tuple[int, float, float], ...] = ()
@@ -59,15 +60,16 @@ def play(env: gym.Env[Any, Any], policy: Policy, start: int, limit: int, *, film
         if planner and len(planner.plans) > made:
             plan = planner.plans[-1]
             foreseen = planner.imagine(plan, frames=film and not planner.live)
-            worth = settle(np.asarray(foreseen.rewards), np.asarray(foreseen.terminated), True)[0]
+            pays = getattr(planner.objective, "ends_pay", True)
+            worth = settle(np.asarray(foreseen.rewards), np.asarray(foreseen.terminated), pays)[0]
             decisions.append((step, plan.seconds, float(worth[: planner.settings.replan].mean())))
             ahead = list(np.asarray(foreseen.frames)[0]) if film else []
-        frame, reward, terminated, _, info = env.step(action)
+        frame, reward, terminated, truncated, info = env.step(action)
         rewards.append(float(reward))
         if film:
             real.append(frame)
             imagined.append(ahead.pop(0) if ahead else frame)
-        if terminated:
+        if terminated or truncated:
             break
     return Outcome(
         success=bool(terminated),

@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
 from worldsim.agents import Policy, RandomPolicy, ScriptedPolicy
+from worldsim.agents.objectives import Return
 from worldsim.agents.planner import Planner, PlanSettings
 from worldsim.agents.search import CEMPlanner, ICEMPlanner, MPPIPlanner, RandomShooting
+from worldsim.envs.adapt import FrameWrapper, make_environment
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.tasks import TASKS
 from worldsim.errors import UsageError, suggestion
@@ -32,7 +34,14 @@ from worldsim.storage import write_atomically
 PLANNERS: Mapping[str, Callable[..., Planner]] = {
     "shooting": RandomShooting, "cem": CEMPlanner, "icem": ICEMPlanner, "mppi": MPPIPlanner,
 }  # fmt: skip
+ARENA = "worldsim/Arena-v0"
 AGENTS = ("random", "blind", "truth", "dream")
+ANYWHERE = ("random", "dream")
+"""Agents that ask nothing of a world but its frames and rewards."""
+OWN_TASK = "reward"
+"""The task of a world that is not the Arena: what its environment rewards, until it ends."""
+OWN_STEPS = 200
+"""Steps after which an episode of such a world is ended, if it does not end itself."""
 DREAM_STEPS = 1
 """Sampler steps of the dreams that plans are tried in: many rough futures serve a search better than few fine ones."""
 FILMED = 3
@@ -45,23 +54,24 @@ nature (where the pusher goes), and the same for every planner."""
 def plan(
     checkpoint: str | os.PathLike[str] = "arena-small",
     out: str | os.PathLike[str] = "runs/plan",
-    task: str = "reach",
+    task: str | None = None,
     planner: str = "icem",
-    agents: str = "random,blind,truth,dream",
+    agents: str | None = None,
     *,
     starts: int = STARTS,
     settings: PlanSettings | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Let agents act in the true Arena from the same starts, and count in MuJoCo who succeeds.
+    """Let agents act in the true world from the same starts, and count there who succeeds, or who earns how much.
 
     Args:
         checkpoint: the world model that the dreaming agent plans in: an embedded name, a checkpoint or run folder.
         out: folder for ``results.json``, ``report.md`` and clips; files of these names are replaced.
-        task: push, reach or uncover.
+        task: push, reach or uncover; by default reach. Of a world that is not the Arena, what its environment rewards.
         planner: how plans are searched: shooting, cem, icem or mppi.
         agents: which agents, separated by commas: random actions, a blind script, the planner on the truth
-            (a ceiling), the planner on the dream; and folders of `worldsim learn`.
+            (a ceiling), the planner on the dream; and folders of `worldsim learn`. By default the four, or random
+            actions and the dream where the world is not the Arena.
         starts: number of starts, the same ones for every agent.
         settings: horizon, candidates, iterations and so on of both planners.
         workers: processes for agents that do not dream; None for one per core.
@@ -74,15 +84,18 @@ def plan(
     """
     begun = time.perf_counter()
     settings = settings or PlanSettings()
-    names = _checked(task, planner, agents, starts)
     folder = checkpoints.resolve(checkpoint)
-    window = checkpoints.load(folder).model.window
+    loaded = checkpoints.load(folder)
+    window, arena = loaded.model.window, loaded.world.env_id == ARENA
+    known = AGENTS if arena else ANYWHERE
+    task = task or ("reach" if arena else OWN_TASK)
+    names = _checked(task, planner, ",".join(known) if agents is None else agents, starts, arena=arena)
     if "dream" in names and settings.horizon > window:
         allowed = f"at most {window}, the frames that the dream remembers"
         raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
     origin = provenance(seed=START_SEED)
     weights = weights_digest(folder)
-    chosen = {"task": task, "planner": planner, **dataclasses.asdict(settings), "free": settings.free or FREE[task]}
+    chosen = {"task": task, "planner": planner, **dataclasses.asdict(settings), "free": settings.free or FREE.get(task)}
     parts = Parts(Path(out), {**chosen, "weights": weights, "code": [origin["commit"], origin["dirty"]]})
     table: dict[str, list[Outcome]] = {}
     with tqdm(total=len(names) * starts, desc="plan", unit="episode") as bar:
@@ -93,7 +106,7 @@ def plan(
     rows = {name: agent_row(outcomes, settings.replan) for name, outcomes in table.items()}
     results = {
         "command": "plan", "checkpoint": str(checkpoint), "weights": weights, "starts": starts,
-        "episode_steps": EPISODE_STEPS, "settings": chosen, **origin, "agents": rows,
+        "world": loaded.world.env_id, "episode_steps": EPISODE_STEPS if arena else OWN_STEPS, "settings": chosen, **origin, "agents": rows,
         "clips": _save_clips(Path(out), table), "seconds": round(time.perf_counter() - begun, 1),
     }  # fmt: skip
     write_json(Path(out) / "results.json", results)
@@ -102,16 +115,15 @@ def plan(
     return results
 
 
-def _checked(task: str, planner: str, agents: str, starts: int) -> list[str]:
-    """Return the agents' names; UsageError for what is not known."""
-    check_known(task=(task, tuple(TASKS)), planner=(planner, tuple(PLANNERS)))
+def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) -> list[str]:
+    """Return the agents' names; UsageError for what is not known in this world."""
+    check_known(task=(task, tuple(TASKS) if arena else (OWN_TASK,)), planner=(planner, tuple(PLANNERS)))
     names = [name.strip() for name in agents.split(",") if name.strip()]
+    known, more = (AGENTS, ", or a folder of worldsim learn") if arena else (ANYWHERE, "")
     for name in names:
-        if name not in AGENTS and not is_learnt(name):
-            fix = suggestion(name, AGENTS)
-            raise UsageError(
-                "agents", got=repr(name), allowed=f"{', '.join(AGENTS)}, or a folder of worldsim learn", fix=fix
-            )
+        if name not in known and not (arena and is_learnt(name)):
+            fix = suggestion(name, known)
+            raise UsageError("agents", got=repr(name), allowed=f"{', '.join(known)}{more}", fix=fix)
     if starts < 1 or not names:
         raise UsageError(
             "starts, agents", got=f"{starts}, {agents!r}", allowed="one or more of each", fix="--starts 50"
@@ -131,25 +143,32 @@ class _Maker:
 
     def play(self, start: int, *, film: bool) -> Outcome:
         """Play the episode of a start."""
+        own = self.task == OWN_TASK
         if self._made is None:
-            env = gym.make("worldsim:worldsim/Arena-v0", task=self.task)
+            env = self._own_world() if own else gym.make(f"worldsim:{ARENA}", task=self.task)
             self._made = env, self._policy(env)
-        return play(*self._made, start, EPISODE_STEPS, film=film)
+        return play(*self._made, start, OWN_STEPS if own else EPISODE_STEPS, film=film)
+
+    def _own_world(self) -> gym.Env[Any, Any]:
+        world = checkpoints.load(self.folder).world
+        return FrameWrapper(make_environment(world.env_id, world.env_kwargs))
 
     def _policy(self, env: gym.Env[Any, Any]) -> Policy:
         if self.name == "random":
             assert isinstance(env.action_space, gym.spaces.Box)
-            return RandomPolicy(env.action_space, hold_steps=4)
+            return RandomPolicy(env.action_space, hold_steps=self.settings.hold)
         if self.name == "blind":
             return ScriptedPolicy(blind_sweep())
         if self.name not in AGENTS:
             return learnt_policy(self.name)
-        free = self.settings.free or FREE[self.task]
+        free = self.settings.free or FREE.get(self.task)
         settings = dataclasses.replace(self.settings, free=free)
         if self.name == "truth":
             return PLANNERS[self.planner](env, None, settings, live=True)
-        dream = gym.make("worldsim:worldsim/Dream-v0", checkpoint=self.folder, task=self.task, num_steps=DREAM_STEPS)
-        return PLANNERS[self.planner](dream, None, settings)
+        own = self.task == OWN_TASK
+        task = None if own else self.task
+        dream = gym.make("worldsim:worldsim/Dream-v0", checkpoint=self.folder, task=task, num_steps=DREAM_STEPS)
+        return PLANNERS[self.planner](dream, Return(ends_pay=not own), settings)
 
 
 def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:

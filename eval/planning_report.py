@@ -12,10 +12,16 @@ from worldsim.eval.quality_report import number, table
 from worldsim.eval.statistics import estimate, proportion
 from worldsim.provenance import describe
 
-MEANING = (
+_OF_SUCCESS = (
     "Success is counted in MuJoCo, with Wilson 95 % intervals. `truth` plans on the simulator itself: a ceiling for this "
-    "search. Belief minus truth is what the planner expected to earn a step of the plan it played, less what it earned: "
-    "above 0 it fools itself."
+    "search."
+)
+_OF_RETURN = (
+    "Return is the sum of the true world's rewards in an episode, its mean over starts with a 95 % bootstrap interval."
+)
+_OF_BELIEF = (
+    "Belief minus truth is what the planner expected to earn a step of the plan it played, less what it earned: above 0 it "
+    "fools itself."
 )
 
 
@@ -31,7 +37,9 @@ def agent_row(outcomes: Sequence[Outcome], replan: int) -> dict[str, Any]:
     ]
     seconds = [took for one in decided for _, took, _ in one.decisions]
     reached = [one.steps for one in outcomes if one.success]
+    earned = np.array([[one.rewards.sum()] for one in outcomes])
     return {
+        "return": estimate(earned, lambda means: means[..., 0]).to_json(),
         "success": proportion(sum(one.success for one in outcomes), len(outcomes)).to_json(),
         "steps_when_reached": float(np.median(reached)) if reached else None,
         "seconds_a_decision": float(np.median(seconds)) if seconds else None,
@@ -50,23 +58,38 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{settings['iterations']} iterations, each action held {settings['hold']} steps, replanned every "
         f"{settings['replan']}. {describe(results)}"
     )
-    lines = [f"# Agents in the true Arena: {settings['task']}", "", how, "", agents_table(results), "", MEANING]
+    lines = [f"# Agents in the true {_world(results)}", "", how, "", agents_table(results), "", meaning(results)]
     clips = [f"- [{name}]({name}): imagined (left), come true (right)" for name in results["clips"]]
     return "\n".join([*lines, *([""] if clips else []), *clips, ""])
 
 
 def agents_table(results: Mapping[str, Any]) -> str:
-    """Return the table of agents as Markdown."""
-    rows = []
+    """Return the table of agents as Markdown: success in the Arena's tasks, what was earned in any other world."""
+    rows, own = [], _own(results)
     for name, row in results["agents"].items():
         steps, seconds = row["steps_when_reached"], row["seconds_a_decision"]
         rows.append(
             [
                 name,
-                number(row["success"], 2),
+                number(row["return"] if own else row["success"], 2),
                 "-" if steps is None else f"{steps:g}",
                 "-" if seconds is None else f"{seconds:.2f}",
                 number(row["belief_minus_truth"], 2),
             ]
         )
-    return table(["agent", "success", "steps when reached", "seconds a decision", "belief minus truth"], rows)
+    columns = ["return", "steps when it ended"] if own else ["success", "steps when reached"]
+    return table(["agent", *columns, "seconds a decision", "belief minus truth"], rows)
+
+
+def meaning(results: Mapping[str, Any]) -> str:
+    """Return what the numbers of a report mean."""
+    return f"{_OF_RETURN if _own(results) else _OF_SUCCESS} {_OF_BELIEF}"
+
+
+def _own(results: Mapping[str, Any]) -> bool:
+    """Tell whether the world is somebody's own rather than the Arena."""
+    return results["settings"]["task"] == "reward"
+
+
+def _world(results: Mapping[str, Any]) -> str:
+    return results["world"] if _own(results) else f"Arena: {results['settings']['task']}"
