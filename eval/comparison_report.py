@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from worldsim.eval.hypotheses import LEAST_TRAININGS
 from worldsim.eval.quality_report import table
 from worldsim.provenance import describe
 
+VALIDATED = (1, 8)
+"""Dreamt frames after which the errors of trained arms are shown."""
 NAMES = {"unet": "U-Net with attention over time", "unet-stacked": "U-Net over stacked frames"}
 MEANING = (
     "A difference is transformer less U-Net, with its 95 % interval; matched by *parameters* (within 2 %) and by *operations* of "
@@ -27,8 +30,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     plan = results["plan"]
     fewest = plan["seeds"]
     standing = (
-        "One training an arm says nothing of how trainings differ: **this shows the path, and answers nothing.**"
-        if fewest < 3
+        f"Fewer than {LEAST_TRAININGS} trainings an arm tell little of how trainings differ: **this shows the path, and answers nothing.**"
+        if fewest < LEAST_TRAININGS
         else "Below five trainings an arm all of this is exploratory."
         if fewest < 5
         else ""
@@ -82,13 +85,27 @@ def _sizes(results: Mapping[str, Any]) -> str:
     for preset, size in results["sizes"].items():
         own = [one for name, one in results["trainings"].items() if name.rpartition("-seed")[0] == preset]
         minutes = np.mean([one["minutes"] for one in own])
-        rows.append(
-            [
-                preset, f"{size['parameters']:,}", f"{size['training_mflop']:.0f}", f"{size['dream_mflop']:.0f}",
-                f"{minutes:.1f}",
-            ]
-        )  # fmt: skip
-    return table(["arm", "parameters", "Mflop a training frame", "Mflop a dreamt frame", "minutes of training"], rows)
+        cost = [
+            f"{size['parameters']:,}",
+            f"{size['training_mflop']:.0f}",
+            f"{size['dream_mflop']:.0f}",
+            f"{minutes:.1f}",
+        ]
+        rows.append([preset, *cost, *(_validated(own, f"error_{frames}") for frames in VALIDATED)])
+    errors = [f"error after {frames}" for frames in VALIDATED]
+    columns = ["arm", "parameters", "Mflop a training frame", "Mflop a dreamt frame", "minutes of training", *errors]
+    return table(columns, rows) + (
+        "\n\nErrors are those of dreams of held-out episodes of the recording at the end of training, on moving pixels, after so "
+        "many frames (squared, range -1 .. 1): what an arm has learnt for its minutes."
+    )
+
+
+def _validated(trainings: Sequence[Mapping[str, Any]], score: str) -> str:
+    """Return the mean of a validation score over trainings, with its spread; a dash where one has not got it."""
+    each = [one["validation"].get(score) for one in trainings]
+    if None in each:
+        return "-"
+    return f"{np.mean(each):.3f}" + (f" (sd {np.std(each, ddof=1):.3f})" if len(each) > 1 else "")
 
 
 def _not_tested(results: Mapping[str, Any]) -> str:
@@ -121,7 +138,7 @@ def figure(results: Mapping[str, Any]) -> bytes:
         Line2D([], [], color=f"C{i}", marker="os"[i], label=f"equal {name}")
         for i, name in enumerate(first["contrasts"])
     ]
-    axes[-1].legend(handles=keys, fontsize=8)
+    drawn.legend(handles=keys, fontsize=8, loc="outside lower center", ncols=len(keys))
     buffer = io.BytesIO()
     FigureCanvasAgg(drawn).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

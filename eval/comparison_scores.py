@@ -17,13 +17,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from worldsim.errors import UsageError
-from worldsim.eval.hypotheses import Contrast, Hypothesis
+from worldsim.eval.hypotheses import LEAST_TRAININGS, Contrast, Hypothesis
 from worldsim.eval.registry import FAMILIES
 from worldsim.eval.rows import MODEL
 from worldsim.eval.statistics import CONFIDENCE, RESAMPLES, Estimate
-
-WELCH_SEEDS = 3
-"""Training seeds an arm from which on the interval is taken over trainings."""
 
 Columns = Mapping[str, Float64[np.ndarray, " n"]]
 
@@ -108,7 +105,7 @@ def contrast(
     one, other = both[:, : len(ours)], both[:, len(ours) :]
     value = float(one[0].mean() - other[0].mean())
     seeds = min(len(ours), len(theirs))
-    if seeds >= WELCH_SEEDS:
+    if seeds >= LEAST_TRAININGS:
         from scipy.stats import ttest_ind
 
         test = ttest_ind(one[0], other[0], equal_var=False)

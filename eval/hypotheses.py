@@ -15,6 +15,8 @@ from worldsim.eval.statistics import Estimate
 EQUIVALENT = 0.05
 """Differences in skill within this of nothing make no difference to anyone."""
 LEVEL = 0.05
+LEAST_TRAININGS = 3
+"""Trainings an arm from which on intervals are taken over trainings, and words other than `OPEN` are said."""
 SUPPORTED, REVERSED, SAME, OPEN = "supported", "reversed", "equivalent", "inconclusive"
 
 
@@ -83,8 +85,11 @@ def outcome(hypothesis: Hypothesis, contrasts: Sequence[Contrast], p: float) -> 
     """Return the fixed word for a claim from its contrasts under all ways of matching, and ``p`` corrected for their number.
 
     Supported or reversed only if all intervals lie on one side of nothing and ``p`` is below `LEVEL`; equivalent if all
-    lie within the margin.
+    lie within the margin. With fewer trainings an arm than `LEAST_TRAININGS` nothing is known of how trainings differ, and
+    all is inconclusive, whatever the intervals over scenes say.
     """
+    if min(one.trainings for one in contrasts) < LEAST_TRAININGS:
+        return OPEN
     ends = [sorted((hypothesis.sign * one.difference.low, hypothesis.sign * one.difference.high)) for one in contrasts]
     if all(-hypothesis.margin < low and high < hypothesis.margin for low, high in ends):
         return SAME

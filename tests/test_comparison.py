@@ -104,7 +104,10 @@ def interval(low: float, high: float) -> Contrast:
 )
 def test_outcomes_have_fixed_words(first: Any, second: Any, p: float, word: str):
     """Supported and reversed need both matchings and the corrected p; small differences are the same under any p."""
-    assert outcome(H1, [interval(*first), interval(*second)], p) == word
+    contrasts = [interval(*first), interval(*second)]
+    assert outcome(H1, contrasts, p) == word
+    fewer = [contrasts[0], dataclasses.replace(contrasts[1], trainings=2)]
+    assert outcome(H1, fewer, p) == "inconclusive"  # two trainings do not tell how trainings differ
 
 
 def test_less_is_better_for_flicker():
@@ -133,11 +136,12 @@ def test_the_report_says_one_word_a_claim(tmp_path: Path):
     names = dict.fromkeys(trial.preset for trial in trials_of(plan))
     results = {
         "plan": dataclasses.asdict(plan), **said, "sizes": dict.fromkeys(names, size), "not_tested": {"H6": "later"},
-        "trainings": {trial.name: {"minutes": 2.0} for trial in trials_of(plan)},
+        "trainings": {trial.name: {"minutes": 2.0, "validation": {"error_1": 0.1 + 0.01 * trial.seed}} for trial in trials_of(plan)},
         "device": "cpu", "threads": 1, "commit": "0" * 40, "dirty": False, "cpu": "any", "seed": 0, "versions": {},
         "time_utc": "", "seconds": 1.0,
     }  # fmt: skip
     text = markdown(results)
+    assert "0.110 (sd 0.010) | - |" in text  # errors at the end of training; none was taken after 8 frames
     assert text.count("**supported**") == 2 and "exploratory" in text and "| H6 | later |" in text
     assert figure(results).startswith(b"\x89PNG")
     alone = markdown(results | {"plan": dataclasses.asdict(PLANS["quick"])})
