@@ -39,13 +39,13 @@ class FrameSkipWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the world until the action has been held for long enough, or the episode ends."""
-        total = 0.0
-        for _ in range(self.frame_skip):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+        observation, total, terminated, truncated, info = self.env.step(action)
+        for _ in range(self.frame_skip - 1):
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, info
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total = float(total) + float(reward)
+        return observation, float(total), terminated, truncated, info
 
 
 class FrameWrapper(gym.Wrapper[np.ndarray, Any, Any, Any]):

@@ -4,17 +4,19 @@ They are recorded, learnt by the readout head, and found in a dream's info: fram
 world's own terms. Knows no file, no Arena and no model.
 """
 
+# MuJoCo's bindings carry no type stubs:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
 from jaxtyping import Float32, UInt8
 
+from worldsim.envs.gl import mujoco
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 

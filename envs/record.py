@@ -22,13 +22,15 @@ from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.behaviours import BEHAVIOURS_VERSION
 from worldsim.envs.collect import collect, recorded_spec
 from worldsim.envs.drivers import load_actor
-from worldsim.envs.workers import in_processes
+from worldsim.envs.workers import backend_in_use, in_processes, number_of_workers
 from worldsim.errors import UsageError
-from worldsim.storage import RecordingHeader, build_index, shard_is_whole, write_atomically, write_shard
+from worldsim.storage import RecordingHeader, build_index, shard_is_whole, shard_path, write_atomically, write_shard
 
 RESULTS_NAME = "results.json"
 EPISODES_PER_SHARD = 50
 """What a kill can cost, per worker."""
+SHOWN_SECONDS = 60.0
+"""How long a network folder may take to show what another machine wrote: as long as NFS may keep what it knows of a folder."""
 
 
 def record(
@@ -46,21 +48,25 @@ def record(
 
     Args:
         env_id: a Gymnasium id; "worldsim/Arena-v0" is driven by scripted behaviours, anything else by ``policy``.
-        out: the folder; whole shards of the same recording in it are kept, so running again resumes or extends.
+        out: the folder; whole shards of the same recording in it are kept, so running again resumes or extends. On a cluster
+            it must be one that all machines see under the same path.
         episodes: number of episodes in the finished recording.
         steps: actions of an episode, the Arena's lead-in included.
         seed: of the recording; episode i is a pure function of (seed, i).
-        workers: processes, each with one renderer; default one per core. A kill costs each at most 50 episodes.
+        workers: processes, each with one renderer; default one per core, of the machine or the cluster. A kill costs each at
+            most 50 episodes.
         env_kwargs: arguments of the environment.
         policy: "random"; MODULE:FUNCTION, which takes an observation and returns an action; or sb3:FILE.zip, a policy that
             Stable-Baselines3 saved (pickled Python: only your own), which random actions interrupt now and then.
+
+    Inside ``with worldsim.envs.cluster.on_cluster(...)`` the processes are a cluster's, and the shards the same to the byte.
 
     Returns:
         What is also written to ``results.json``: frames per second, seconds, frames, machine.
 
     Raises:
         UsageError: for an environment without RGB frames or flat actions, numbers out of range, a policy that cannot be
-            loaded, a folder that holds another recording, or a full disk.
+            loaded, a folder that holds another recording or is not shared with the cluster, or a full disk.
 
     """
     _check_counts(episodes=episodes, steps=steps)
@@ -104,7 +110,7 @@ def record_shards(
         range(first, min(first + episodes_per_shard, episodes)) for first in range(0, episodes, episodes_per_shard)
     ]
     missing = {k: ids for k, ids in enumerate(shards) if not shard_is_whole(folder, k, header, ids)}
-    workers = workers or joblib.cpu_count()
+    workers = number_of_workers(workers)
     started = time.perf_counter()
     frames = _record_shards(folder, header, missing, workers)
     seconds = time.perf_counter() - started
@@ -118,6 +124,7 @@ def record_shards(
         "seconds": round(seconds, 3),
         "frames_per_second": round(frames / seconds, 1) if frames else None,
         "workers": workers,
+        "backend": backend_in_use(),
         "machine": _machine(),
     }
     if frames or not (folder / RESULTS_NAME).exists():
@@ -133,20 +140,32 @@ def _check_counts(**counts: int) -> None:
 
 def _record_shards(folder: Path, header: RecordingHeader, missing: Mapping[int, Sequence[int]], workers: int) -> int:
     """Record the missing shards in ``workers`` processes and return the number of frames; shows frames per second."""
-    tasks = [joblib.delayed(_record_shard)(folder, header, shard, ids) for shard, ids in missing.items()]
-    finished: Iterator[tuple[int, int]] = in_processes(tasks, workers, order="generator_unordered")
+    tasks = [joblib.delayed(_record_shard)(folder.absolute(), header, shard, ids) for shard, ids in missing.items()]
+    finished: Iterator[tuple[int, int, int]] = in_processes(tasks, workers, order="generator_unordered")
     episodes = sum(len(ids) for ids in missing.values())
     frames, started = 0, time.perf_counter()
     with tqdm(total=episodes, desc="recording", unit="episode", disable=not missing) as bar:
-        for shard_episodes, shard_frames in finished:
+        for shard, shard_episodes, shard_frames in finished:
+            _wait_for(shard_path(folder, shard))
             frames += shard_frames
             bar.update(shard_episodes)
             bar.set_postfix_str(f"{frames / (time.perf_counter() - started):.0f} frames/s")
     return frames
 
 
-def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequence[int]) -> tuple[int, int]:
-    """Record one shard in this process and return its numbers of episodes and frames."""
+def _wait_for(path: Path) -> None:
+    """Return when a shard can be seen that a process, maybe on another machine, has written."""
+    deadline = time.monotonic() + SHOWN_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            got = f"{path.parent.parent}, where {path.name} is not to be seen, which another machine wrote"
+            fix = "give a folder on storage that all machines have mounted at the same path"
+            raise UsageError("out", got=got, allowed="a folder shared with the cluster", fix=fix)
+        time.sleep(0.2)
+
+
+def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequence[int]) -> tuple[int, int, int]:
+    """Record one shard in this process and return its number, and those of its episodes and frames."""
     spec = header.spec
     env = make_environment(spec.env_id, header.details["env_kwargs"])
     try:
@@ -155,7 +174,7 @@ def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequen
     finally:
         env.close()
     write_shard(folder, shard, header, episodes)
-    return len(episodes), sum(len(episode.frames) for episode in episodes.values())
+    return shard, len(episodes), sum(len(episode.frames) for episode in episodes.values())
 
 
 def _machine() -> dict[str, Any]:

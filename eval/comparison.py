@@ -94,7 +94,9 @@ def compare(
         out: folder for the trainings, the probes, ``results.json``, ``report.md`` and ``verdict.png``.
         data: recording to train on; by default the Arena is recorded into ``out``.
 
-    Finished trainings and probes are kept: run the same command again after an interruption and it goes on.
+    Finished trainings and probes are kept: run the same command again after an interruption and it goes on. Inside ``with
+    worldsim.envs.cluster.on_cluster(...)`` recording and probes work in a cluster's processes, and ``out`` must be a folder
+    that all its machines see under the same path; trainings stay on this machine.
 
     Returns what is written to ``results.json``; UsageError for unknown plans and for folders of another plan.
 

@@ -263,7 +263,13 @@ def surprises(scorer: SurpriseScorer, quadruplets: Sequence[Quadruplet]) -> Floa
     """Return the surprise of all frames after the context; UsageError if a scorer returns anything but finite numbers."""
     rows = []
     for one in quadruplets:
-        answer = np.asarray(scorer.surprise(one.frames, one.actions, [one.seed] * 4))
+        try:
+            answer = np.asarray(scorer.surprise(one.frames, one.actions, [one.seed] * 4))
+        except UsageError:
+            raise
+        except Exception as error:
+            got, fix = f"{type(error).__name__}: {error}", "call its surprise() by hand; --debug shows where it stopped"
+            raise UsageError(f"predictor {type(scorer).__name__}", got=got, allowed="surprises", fix=fix) from error
         wanted = one.actions.shape[:2]
         if answer.shape != wanted or not np.isfinite(answer).all() or (answer < 0).any():
             raise UsageError(

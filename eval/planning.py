@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ def plan(
         checkpoint: the world model that the dreaming agent plans in: an embedded name, a checkpoint or run folder.
         out: folder for ``results.json``, ``report.md`` and clips; files of these names are replaced.
         task: push, reach or uncover; by default reach. Of a world that is not the Arena, what its environment rewards.
-        planner: how plans are searched: shooting, cem, icem or mppi.
+        planner: how plans are searched: shooting, cem, icem, mppi, or MODULE:CLASS, a `Planner` of your own.
         agents: which agents, separated by commas: random actions, a blind script, the planner on the truth
             (a ceiling), the planner on the dream; and folders of `worldsim learn`. By default the four, or random
             actions and the dream where the world is not the Arena.
@@ -86,13 +87,11 @@ def plan(
     settings = settings or PlanSettings()
     folder = checkpoints.resolve(checkpoint)
     loaded = checkpoints.load(folder)
-    window, arena = loaded.model.window, loaded.world.env_id == ARENA
-    known = AGENTS if arena else ANYWHERE
+    arena = loaded.world.env_id == ARENA
     task = task or ("reach" if arena else OWN_TASK)
-    names = _checked(task, planner, ",".join(known) if agents is None else agents, starts, arena=arena)
-    if "dream" in names and settings.horizon > window:
-        allowed = f"at most {window}, the frames that the dream remembers"
-        raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
+    names = _checked(task, planner, agents, starts, arena=arena)
+    if "dream" in names:
+        _check_horizon(settings, loaded.model.window)
     origin = provenance(seed=START_SEED)
     weights = weights_digest(folder)
     chosen = {"task": task, "planner": planner, **dataclasses.asdict(settings), "free": settings.free or FREE.get(task)}
@@ -115,11 +114,19 @@ def plan(
     return results
 
 
-def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) -> list[str]:
+def _check_horizon(settings: PlanSettings, window: int) -> None:
+    if settings.horizon > window:
+        allowed = f"at most {window}, the frames that the dream remembers"
+        raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
+
+
+def _checked(task: str, planner: str, agents: str | None, starts: int, *, arena: bool) -> list[str]:
     """Return the agents' names; UsageError for what is not known in this world."""
-    check_known(task=(task, tuple(TASKS) if arena else (OWN_TASK,)), planner=(planner, tuple(PLANNERS)))
-    names = [name.strip() for name in agents.split(",") if name.strip()]
+    check_known(task=(task, tuple(TASKS) if arena else (OWN_TASK,)))
+    planner_called(planner)
     known, more = (AGENTS, ", or a folder of worldsim learn") if arena else (ANYWHERE, "")
+    called = ",".join(known) if agents is None else agents
+    names = [name.strip() for name in called.split(",") if name.strip()]
     for name in names:
         if name not in known and not (arena and is_learnt(name)):
             fix = suggestion(name, known)
@@ -129,6 +136,23 @@ def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) 
             "starts, agents", got=f"{starts}, {agents!r}", allowed="one or more of each", fix="--starts 50"
         )
     return names
+
+
+def planner_called(name: str) -> Callable[..., Planner]:
+    """Return the planner of a name, one of worldsim's or MODULE:CLASS; UsageError if there is none."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        check_known(planner=(name, tuple(PLANNERS)))
+        return PLANNERS[name]
+    allowed = f"{', '.join(PLANNERS)}, or MODULE:CLASS of a worldsim.agents.planner.Planner"
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        fix = f"{error}; run from the folder that holds the module, or install it"
+        raise UsageError("planner", got=repr(name), allowed=allowed, fix=fix) from error
+    if not (isinstance(kind, type) and issubclass(kind, Planner)):
+        raise UsageError("planner", got=f"{name}, a {type(kind).__name__}", allowed=allowed, fix="docs/your-planner.md")
+    return kind
 
 
 class _Maker:
@@ -164,11 +188,11 @@ class _Maker:
         free = self.settings.free or FREE.get(self.task)
         settings = dataclasses.replace(self.settings, free=free)
         if self.name == "truth":
-            return PLANNERS[self.planner](env, None, settings, live=True)
+            return planner_called(self.planner)(env, None, settings, live=True)
         own = self.task == OWN_TASK
         task = None if own else self.task
         dream = gym.make("worldsim:worldsim/Dream-v0", checkpoint=self.folder, task=task, num_steps=DREAM_STEPS)
-        return PLANNERS[self.planner](dream, Return(ends_pay=not own), settings)
+        return planner_called(self.planner)(dream, Return(ends_pay=not own), settings)
 
 
 def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:

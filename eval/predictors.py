@@ -16,12 +16,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from worldsim import hub
 from worldsim.errors import UsageError
 from worldsim.eval.pixels import copy_last, derangement
 from worldsim.world_model import load
@@ -99,7 +101,7 @@ def load_predictor(name_or_path: str) -> Predictor:
     UsageError if there is no such thing, if it cannot be made without arguments, or has no ``predict``.
     """
     module, colon, attribute = name_or_path.partition(":")
-    if not colon:
+    if not colon or name_or_path.startswith(hub.PREFIX):
         return load(name_or_path)
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -111,10 +113,15 @@ def load_predictor(name_or_path: str) -> Predictor:
             fix=f"{error}; run from the folder that holds the module, or install it",
         ) from error
     try:
-        made: Any = kind()
+        inspect.signature(kind).bind()
     except TypeError as error:
         fix = f"{error}; give every argument of {attribute} a default"
         raise UsageError("predictor", got=name_or_path, allowed="a class made without arguments", fix=fix) from error
+    try:
+        made: Any = kind()
+    except Exception as error:
+        got, fix = f"{type(error).__name__}: {error}", f"make a {attribute}() by hand; --debug shows where it stopped"
+        raise UsageError(f"predictor {name_or_path}", got=got, allowed="one that can be made", fix=fix) from error
     if not isinstance(made, Predictor):
         raise UsageError(
             "predictor",

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from tqdm import tqdm
 
+from worldsim.envs.workers import number_of_workers
 from worldsim.errors import UsageError
+from worldsim.eval.expectation import SurpriseScorer
 from worldsim.eval.expectation_probe import CODES, NETWORKS, PREFIX, QUADRUPLETS, Study, chosen_concepts, expectation
 from worldsim.eval.families import PROTOCOL, SPLITS, Family, Scores
 from worldsim.eval.fidelity import CODES as FIDELITY_CODES
@@ -69,8 +70,9 @@ def probe(
             whether policies rank in the dream as they rank in truth, and are asked only when they are called.
         split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
-        workers: processes for the true world; None for one per core.
+        workers: processes for the true world; None for one per core, of the machine or the cluster.
 
+    On a cluster (`worldsim.envs.cluster.on_cluster`) scores are the same to the bit; all machines must find the predictor.
     Finished parts are kept in a hidden folder inside ``out`` until the report is written: run the same command again
     after an interruption and it goes on where it stopped.
 
@@ -79,13 +81,12 @@ def probe(
     """
     started = time.perf_counter()
     families, concepts, tasks = called(family, tier)
-    if split not in SPLITS:
-        raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
     asked = load_predictor(str(predictor))
+    _check(asked, split, (concepts, tasks) if family not in (None, ALL) else ((), ()))
     origin = provenance(seed=PROBE_SEED)
     key = {"predictor": _fingerprint(asked, str(predictor)), "tier": tier, "split": split, "scenes": code_hash()}
     parts = Parts(Path(out), {**key, "code": [origin["commit"], origin["dirty"], origin["versions"]]})
-    count = workers or joblib.cpu_count()
+    count = number_of_workers(workers)
     run = _Run(
         predictor=str(predictor), tier=tier, out=Path(out), parts=parts,
         truths=Truths(Path(truth), world_of(asked), split, count),
@@ -107,6 +108,20 @@ def probe(
     _write(Path(out), results, measured)
     parts.clear()
     return results
+
+
+def _check(asked: Predictor, split: str, wanted: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Raise UsageError for an unknown split, and for concepts and tasks called by name that a predictor cannot answer."""
+    if split not in SPLITS:
+        raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
+    concepts, tasks = wanted
+    kind, fix = type(asked).__name__, "call other families; docs/your-model.md says what each of them asks"
+    if concepts and not isinstance(asked, SurpriseScorer):
+        needed = "a predictor with surprise(frames, actions, seeds)"
+        raise UsageError("family", got=f"{PREFIX}{concepts[0]} of {kind}", allowed=needed, fix=fix)
+    if tasks and not isinstance(asked, WorldModel):
+        needed = "a checkpoint of worldsim, whose dreams tell reward and state"
+        raise UsageError("family", got=f"{FIDELITY}{tasks[0]} of {kind}", allowed=needed, fix=fix)
 
 
 def _write(out: Path, results: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
@@ -139,6 +154,7 @@ def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
         for row, scores in one.scores.items()
         for name, column in scores.columns.items()
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
     np.savez_compressed(temporary, allow_pickle=False, **columns)
     temporary.replace(path)

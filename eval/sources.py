@@ -19,10 +19,10 @@ _ROOT = Path(worldsim.__file__).parent
 
 
 @functools.cache
-def sources_hash(module: str) -> str:
-    """Return a hash over the source of ``module`` and of all of `FOLLOWED` that it imports, and MuJoCo's version."""
+def sources_hash(*modules: str) -> str:
+    """Return a hash over the sources of modules and of all of `FOLLOWED` that they import, and MuJoCo's version."""
     digest = hashlib.sha256(importlib.metadata.version("mujoco").encode())
-    for _, source in sorted(_closure(module).items()):
+    for _, source in sorted(_closure(*modules).items()):
         digest.update(what_runs(source))
     return digest.hexdigest()[:16]
 
@@ -45,10 +45,10 @@ def what_runs(source: bytes) -> bytes:
     return b"\n".join(line for line in lines if line.strip() and not line.lstrip().startswith(b"#"))
 
 
-def _closure(module: str) -> dict[str, bytes]:
-    """Return the sources of a module and of those it imports, by name."""
+def _closure(*modules: str) -> dict[str, bytes]:
+    """Return the sources of modules and of those they import, by name."""
     found: dict[str, bytes] = {}
-    waiting = [module]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
         if name in found or not name.startswith(FOLLOWED):

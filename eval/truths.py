@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,26 +20,16 @@ from worldsim.envs.workers import in_processes
 from worldsim.errors import UsageError
 from worldsim.eval.families import PROTOCOL, Family, Scene
 from worldsim.eval.registry import FAMILIES
-from worldsim.eval.sources import what_runs
+from worldsim.eval.sources import sources_hash
 from worldsim.eval.trials import make_arena
 from worldsim.spec import WorldSpec
 
 _T = TypeVar("_T")
 
 
-@functools.cache
 def code_hash() -> str:
-    """Return what tells the code that makes scenes apart: its sources, and the version of MuJoCo."""
-    digest = hashlib.sha256(importlib.metadata.version("mujoco").encode())
-    root = Path(__file__).resolve().parent
-    modules = {type(family).__module__.rsplit(".", 1)[1] for family in FAMILIES.values()}
-    sources = [root / f"{name}{suffix}.py" for name in sorted(modules) for suffix in ("", "_draws")]
-    sources += [root / "families.py", root / "tales.py", root / "trials.py"]
-    sources += sorted((root.parent / "envs").resolve().glob("*.py"))
-    for source in sources:
-        if source.is_file():
-            digest.update(what_runs(source.read_bytes()))
-    return digest.hexdigest()[:16]
+    """Return what tells the code that makes scenes apart: the sources of families and of all that they use, and MuJoCo's version."""
+    return sources_hash(*sorted({type(family).__module__ for family in FAMILIES.values()}))
 
 
 class Keeper:

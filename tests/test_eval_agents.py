@@ -167,7 +167,14 @@ def test_plan_goes_on_where_it_stopped(checkpoint: str, tmp_path: Path, monkeypa
 def test_wrong_names_are_refused(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Unknown agents, planners and tasks end in a paragraph that offers the known ones, and nothing is written."""
     out = ["--out", str(tmp_path / "plan")]
-    for words in (["--agents", "dreem"], ["--planner", "cemm"], ["--task", "pusch"], ["--settings.horizon", "40"]):
+    for words in (
+        ["--agents", "dreem"],
+        ["--planner", "cemm"],
+        ["--planner", "json:loads"],
+        ["--planner", "nowhere:X"],
+        ["--task", "pusch"],
+        ["--settings.horizon", "40"],
+    ):
         assert main(["plan", checkpoint, *words, *out, "--starts", "1"]) == 2
         assert "allowed" in capsys.readouterr().err
     assert main(["learn", checkpoint, "--algorithm", "dqn", "--out", str(tmp_path / "learn")]) == 2

@@ -31,6 +31,10 @@ class Breaks:
     def predict(self, *args):
         raise RuntimeError("out of dreams")
 
+class Lost(Repeats):
+    def __init__(self):
+        raise FileNotFoundError("weights.bin")
+
 class Listless(Repeats):
     def predict(self, *args):
         return super().predict(*args).tolist()
@@ -129,6 +133,8 @@ def test_wrong_answers_are_named(stranger: str, question: Question, kind: str, n
         ("no_such_module:Model", "no_such_module"),
         ("stranger_models:Needy", "weights"),
         ("stranger_models:Mute", "predict"),
+        ("stranger_models:Lost", r"Lost.*FileNotFoundError: weights\.bin"),
+        ("hf:nobody", "hf:nobody.*OWNER/NAME"),
         ("no-such-checkpoint", "no-such-checkpoint"),
     ],
 )

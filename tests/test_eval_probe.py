@@ -254,6 +254,11 @@ def test_all_probes_are_called_by_one_word():
         ({"tier": "huge"}, "tier"),
         ({"split": "train"}, "split"),
         ({"predictor": "nothing"}, "nothing"),
+        ({"predictor": "worldsim.eval.predictors:CopyLast", "family": "P7-push"}, "P7-push of CopyLast.*checkpoint"),
+        (
+            {"predictor": "worldsim.eval.predictors:CopyLast", "family": "P8-solidity"},
+            "P8-solidity of CopyLast.*surprise",
+        ),
     ],
 )
 def test_wrong_arguments_leave_nothing(tmp_path: Path, arguments: dict, named: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,10 +92,10 @@ def test_places_apart_see_their_own_past_alone():
     assert moved.tolist() == [False, False, False, True]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_parameter_has_a_gradient_within_three_steps(architecture: str):
+@pytest.mark.parametrize("kind", [*({"architecture": name} for name in ARCHITECTURES), {"pyramid": True}], ids=str)
+def test_every_parameter_has_a_gradient_within_three_steps(kind: dict[str, Any]):
     """No weight is dead from the start: within three steps each has had a non-zero gradient (decay alone moves none)."""
-    denoiser = make_denoiser(dataclasses.replace(TINY, architecture=architecture))
+    denoiser = make_denoiser(dataclasses.replace(TINY, **kind))
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1e-3)
     alive: set[str] = set()
     for step in range(3):

@@ -1,12 +1,13 @@
 """What worlds tell beside their pictures is recorded row by row, and actions may be held for several of their steps."""
 
+# MuJoCo's bindings carry no type stubs:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
@@ -15,6 +16,7 @@ import worldsim
 from worldsim.agents.planner import PlanSettings
 from worldsim.dataset import EpisodeDataset
 from worldsim.envs.adapt import FrameWrapper, make_environment
+from worldsim.envs.gl import mujoco
 from worldsim.envs.record import record, recording_header
 from worldsim.errors import UsageError
 from worldsim.eval.planning import plan
@@ -98,7 +100,8 @@ class Joints(Climb):
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> None:
     """Register the worlds of this file."""
-    for kind in (Climb, Robot, Joints):
+    kinds: tuple[Any, ...] = (Climb, Robot, Joints)
+    for kind in kinds:
         gym.register(f"test/{kind.__name__}-v0", entry_point=kind, max_episode_steps=50)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-PAGES = (README, README.parent / "docs" / "your-environment.md")
+DOCS = README.parent / "docs"
+PAGES = (README, DOCS / "your-environment.md", DOCS / "your-model.md", DOCS / "your-planner.md")
 BLOCK = re.compile(
     r"(?:<!-- test: skip, (?P<skip>[^>]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL
 )

@@ -38,12 +38,13 @@ WORLD = WorldSpec(
 )
 
 
-@pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns"])
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns", "pyramid"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
     kinds: dict[str, dict[str, Any]] = {
         "dit": {},
         "taking turns": {"time_every": 2},
+        "pyramid": {"pyramid": True, "fine_patch": 2},
         "unet": {"architecture": "unet", "fine_patch": 2},  # three levels, so that several of them look back
         "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
     }

@@ -20,7 +20,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         function = None if name is None else _function(COMMANDS[name].target)
         options = _parse(words, name, function)
         assert name is not None and function is not None  # _parse refuses everything else
-        result = function(**options)
+        result = _called(COMMANDS[name], function, options)
         if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, the first one speaks
             print(COMMANDS[name].report(result, options))
     except UsageError as error:
@@ -112,6 +112,16 @@ def _function(target: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+def _called(command: Command, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Call the function behind a command, inside what is around it."""
+    if command.around is None:
+        return function(**options)
+    around = _function(command.around)
+    outer = inspect.signature(around).parameters
+    with around(**{name: options[name] for name in outer}):
+        return function(**{name: value for name, value in options.items() if name not in outer})
+
+
 def _extras_with(module: str) -> list[str]:
     """Return worldsim's extras that install the distribution of ``module``, going by its name."""
     wanted = module.partition(".")[0].replace("_", "-").lower()
@@ -160,9 +170,9 @@ def _parse(words: Sequence[str], name: str | None, function: Callable[..., Any] 
 def _add_flags(parser: ArgumentParser, function: Callable[..., Any], command: Command) -> None:
     """Add one flag per parameter; the ``positional`` one has none, and booleans need no value."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    documentation = docstring_parser.parse(function.__doc__ or "")
-    described = {parameter.arg_name: parameter.description for parameter in documentation.params}
-    parser.description = documentation.short_description
+    documentation = [docstring_parser.parse(one.__doc__ or "") for one in _documented(function, command)]
+    described = {parameter.arg_name: parameter.description for one in documentation for parameter in one.params}
+    parser.description = documentation[0].short_description
     for name, parameter in _parameters(function, command).items():
         flag, settings = f"--{name}", dict[str, Any](help=described.get(name))
         if parameter.default is not inspect.Parameter.empty:
@@ -184,8 +194,14 @@ def _add_flags(parser: ArgumentParser, function: Callable[..., Any], command: Co
 
 def _parameters(function: Callable[..., Any], command: Command) -> dict[str, inspect.Parameter]:
     """Return the parameters that can be given on the command line."""
-    parameters = inspect.signature(function, eval_str=True).parameters
+    signatures = [inspect.signature(one, eval_str=True).parameters for one in _documented(function, command)]
+    parameters = {name: parameter for one in signatures for name, parameter in one.items()}
     return {name: parameter for name, parameter in parameters.items() if name not in command.not_flags}
+
+
+def _documented(function: Callable[..., Any], command: Command) -> list[Callable[..., Any]]:
+    """Return the functions whose parameters are a command's flags: that behind it, and what is around it."""
+    return [function] if command.around is None else [function, _function(command.around)]
 
 
 def _flag_type(annotation: Any) -> Any:

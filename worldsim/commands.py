@@ -25,6 +25,8 @@ class Command:
     """The parameter that is given without a flag."""
     not_flags: tuple[str, ...] = ()
     """Parameters that only Python can give: arrays and the like."""
+    around: str | None = None
+    """``module:context manager`` that the function is called in; its parameters are flags too."""
     after_interrupt: str
     """What Ctrl-C leaves and how to go on."""
     report: Callable[[Any, Mapping[str, Any]], str]
@@ -81,8 +83,11 @@ def _report_markdown(result: Any, options: Mapping[str, Any]) -> str:
 
 
 def _report_probe(result: Any, options: Mapping[str, Any]) -> str:
-    """Say the outcome of every family of scenes, and where the report is."""
+    """Say the outcome of every family of scenes and of every concept, and where the report is."""
     lines = [f"{code}  {table['verdict']}" for code, table in result["families"].items()]
+    for code, concept in (result["expectation"] or {}).items():
+        claimed = "claimed" if concept["claimed"] else "not claimed"
+        lines.append(f"P8-{code}  {'control' if concept['legal'] else claimed}")
     return "\n".join([*lines, f"Report: {options['out']}/report.md. All numbers: {options['out']}/results.json"])
 
 
@@ -122,14 +127,17 @@ def _lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 RUN_AGAIN = "Run the same command again"
+ON_CLUSTER = "worldsim.envs.cluster:on_cluster"
 COMMANDS = {
     "record": Command(
         target="worldsim.envs.record:record",
         summary="record episodes of a Gymnasium environment, in parallel, resumable",
         positional="env_id",
+        around=ON_CLUSTER,
         examples=(
             "  worldsim record worldsim/Arena-v0 --episodes 200 --out data/arena   # about 13,000 frames\n"
-            "  worldsim record Pusher-v5 --episodes 50 --out data/pusher           # any world with flat actions"
+            "  worldsim record Pusher-v5 --episodes 50 --out data/pusher           # any world with flat actions\n"
+            "  worldsim record worldsim/Arena-v0 --episodes 100000 --out /shared/arena --backend ray   # on all of a cluster"
         ),
         after_interrupt=f"{RUN_AGAIN} to go on: whole shards are kept.",
         report=_report_record,
@@ -151,8 +159,7 @@ COMMANDS = {
         positional="data",
         examples=(
             "  worldsim train data/arena --preset nano --steps 300 --out runs/nano    # a first look\n"
-            "  worldsim train data/arena --preset small --minutes 240 --out runs/small\n"
-            "  torchrun --nproc-per-node 8 -m worldsim train data/arena --preset base --steps 100000 --out runs/base"
+            "  worldsim train data/arena --preset small --minutes 240 --out runs/small"
         ),
         after_interrupt=f"{RUN_AGAIN} to go on from the last saved state, to the bit.",
         report=_report_train,
@@ -170,6 +177,7 @@ COMMANDS = {
         target="worldsim.eval.probe:probe",
         summary="measure how much physics a predictor knows: permanence, 3D, causes, drift, control",
         positional="predictor",
+        around=ON_CLUSTER,
         examples=(
             "  worldsim probe arena-small --out runs/probe                        # a first look: 8 scenes of a family\n"
             "  worldsim probe my_package:MyWorldModel --tier standard             # anybody's model: worldsim.eval.predictors"
@@ -188,6 +196,7 @@ COMMANDS = {
         target="worldsim.eval.comparison:compare",
         summary="transformer against U-Nets: train alike, probe alike, answer the article's claims",
         positional="plan",
+        around=ON_CLUSTER,
         examples=(
             "  worldsim compare quick --out runs/compare                       # minutes: shows the path, answers nothing\n"
             "  worldsim compare nano --data data/arena --out runs/compare-nano # hours: three trainings an arm"

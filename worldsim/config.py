@@ -33,6 +33,9 @@ class ModelConfig:
     time_every: int = 0
     """Every how many blocks of a transformer attends over time, place by place, while the others attend within their
     frame (as Dreamer 4 does, arXiv 2509.24527); 0: all attend to all places of all frames at once."""
+    pyramid: bool = False
+    """Whether a transformer's cells become patches level by level, by convolutions with a skip at each (`worldsim.pyramid`),
+    instead of in one step."""
     patch: int = 16
     """Side of a spacetime patch in pixels (one frame deep): frame sides must be multiples of it."""
     fine_patch: int = 4
@@ -79,11 +82,12 @@ class ModelConfig:
                 "time_every", got=self.time_every, allowed=f"0 .. depth ({self.depth})", fix="0 attends to all at once"
             )
         levels = self.patch // self.fine_patch
-        if self.architecture != "dit" and (levels < 2 or levels & (levels - 1)):
+        halved = self.architecture != "dit" or self.pyramid
+        if halved and (levels < 2 or levels & (levels - 1)):
             raise UsageError(
                 "patch",
                 got=f"{self.patch} for fine_patch {self.fine_patch}",
-                allowed="fine_patch times a power of two: a U-Net halves its cells until they are patches",
+                allowed="fine_patch times a power of two: a U-Net or a pyramid halves its cells until they are patches",
                 fix="4 x 4 = 16 is the default",
             )
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
@@ -143,11 +147,13 @@ _SMALL = ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=6
 
 PRESETS: dict[str, ModelConfig] = {
     "nano": _NANO,
+    "nano-pyramid": dataclasses.replace(_NANO, pyramid=True, depth=2, stem_channels=16),
     "nano-unet": _beside(_NANO, "unet", 128, 4, 20),
     "nano-unet-flops": _beside(_NANO, "unet", 96, 4, 12),
     "nano-unet-stacked": _beside(_NANO, "unet-stacked", 128, 4, 32),
     "nano-unet-stacked-flops": _beside(_NANO, "unet-stacked", 128, 4, 20),
     "small": _SMALL,
+    "small-pyramid": dataclasses.replace(_SMALL, pyramid=True),
     "small-fine": dataclasses.replace(_SMALL, patch=8, time_every=3),
     "small-unet": _beside(_SMALL, "unet", 160, 5, 48),
     "small-unet-flops": _beside(_SMALL, "unet", 160, 4, 24),

@@ -24,6 +24,7 @@ from worldsim.cache import Layer
 from worldsim.config import ModelConfig
 from worldsim.detail import normalise, space_to_depth
 from worldsim.network import Features, Mix, Network, Phases, Told
+from worldsim.pyramid import Pyramid
 
 
 class Block(nn.Module):
@@ -74,7 +75,9 @@ class DiT(Network):
         """Make the layers of the trunk."""
         config = self.config
         self.merge = config.patch // config.fine_patch
-        self.stem.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
+        self.pyramid = Pyramid(config, cond_dim) if config.pyramid else None
+        if self.pyramid is None:
+            self.stem.to_tokens = nn.Linear(config.stem_channels * self.merge**2, config.width)
         self.frame_embed = nn.Linear(cond_dim, config.width)
         self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
 
@@ -83,9 +86,14 @@ class DiT(Network):
         return [block.modulation(cond)[..., None, :] for block in self._blocks()]
 
     def trunk(self, cells: Tensor, told: Told, phases: Phases, mix: Mix) -> Features:
-        """Attend among the patches of the stem's cells; the cells themselves go on as they are."""
-        tokens_FRCD = self.stem.to_tokens(space_to_depth(cells, self.merge))
-        tokens_FRCD = tokens_FRCD + self.frame_embed(told.cond.flatten(0, -2))[:, None, None]
+        """Attend among the patches of the stem's cells; these go on as they are, or through the pyramid's other side."""
+        cond_FC, skips = told.cond.flatten(0, -2), list[Tensor]()
+        if self.pyramid is None:
+            tokens_FRCD = self.stem.to_tokens(space_to_depth(cells, self.merge))
+        else:
+            tokens_FRCD, skips = self.pyramid.down(cells, cond_FC)
+        grid = tokens_FRCD.shape[1:3]
+        tokens_FRCD = tokens_FRCD + self.frame_embed(cond_FC)[:, None, None]
         x = tokens_FRCD.flatten(1, 2).unflatten(0, told.cond.shape[:-1])  # (..., N, D)
         layer = 0
         for number, (block, modulation) in enumerate(zip(self._blocks(), told.modulations, strict=True)):
@@ -96,6 +104,8 @@ class DiT(Network):
                 attention = functools.partial(_apart, over_time) if self.config.time_every else over_time
                 layer += 1
             x = block(x, modulation, phases, attention)
+        if self.pyramid is not None:
+            cells = self.pyramid.up(x.flatten(0, -3).unflatten(1, grid), skips, cond_FC)
         return Features(tokens=x, cells=cells)
 
     def layers(self, grid: tuple[int, int]) -> list[Layer]:

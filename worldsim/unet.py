@@ -23,22 +23,12 @@ from worldsim.cache import Layer
 from worldsim.config import ModelConfig
 from worldsim.detail import ConvBlock, normalise
 from worldsim.network import Features, Mix, Network, Phases, Told
+from worldsim.pyramid import level_channels
 
 ATTENDING = 2
 """Lowest levels that attend over time; the highest never does."""
 
 LayerMix = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def level_channels(config: ModelConfig) -> list[int]:
-    """Return the channels of each level from the highest (the detail path's) to the lowest (``width``).
-
-    They grow evenly, in whole heads below the highest.
-    """
-    count = (config.patch // config.fine_patch).bit_length()
-    top, heads = config.stem_channels, config.heads
-    reach = [top / config.head_dim + (heads - top / config.head_dim) * level / (count - 1) for level in range(1, count)]
-    return [top, *(config.head_dim * max(1, round(wide)) for wide in reach)]
 
 
 class TemporalAttention(nn.Module):
