@@ -40,8 +40,8 @@ class Stumbles:
     def predict(self, context_frames, context_actions, actions, num_samples=1, seeds=None):
         raise ArithmeticError("stumbled")
 """
-TIMES = {"seconds", "time_utc"}
-"""What a probe on a cluster may say otherwise than one in this process: how long it took, and when."""
+ORIGIN = {"seconds", "time_utc", "commit", "dirty"}
+"""What two probes may say otherwise: how long they took and when; in a checkout that is worked on, its commit."""
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_probing_on_a_cluster_is_the_same(
         together = probe_short(tmp_path)
         with pytest.raises(UsageError, match=r"Stumbles.*ArithmeticError: stumbled"):
             probe_short(tmp_path / "stumbled", "Stumbles")
-    assert {k: v for k, v in alone.items() if k not in TIMES} == {k: v for k, v in together.items() if k not in TIMES}
+    assert {k: v for k, v in alone.items() if k not in ORIGIN} == {k: v for k, v in together.items() if k not in ORIGIN}
     timed = ("results.json", "report.md", "report.html")
     expected = folder_bytes(report, timed)
     assert "scenes.npz" in expected and any(name.startswith("strip_") for name in expected)

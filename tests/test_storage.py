@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import h5py
@@ -99,6 +101,28 @@ def test_same_episodes_same_bytes(tmp_path: Path) -> None:
     write_shard(tmp_path / "a", 0, HEADER, episodes)
     write_shard(tmp_path / "b", 0, HEADER, dict(reversed(episodes.items())))
     assert shard_path(tmp_path / "a", 0).read_bytes() == shard_path(tmp_path / "b", 0).read_bytes()
+
+
+def test_a_profiler_changes_no_bytes(tmp_path: Path) -> None:
+    """Who samples the stacks of a process holds its objects for a moment; shards are laid out the same all the same."""
+    episodes = {i: noise_episode(i) for i in range(3)}
+    expected = write_shard(tmp_path, 0, HEADER, episodes).read_bytes()
+    done = threading.Event()
+
+    def sample() -> None:
+        held = None
+        while not done.wait(0.001):
+            held = sys._current_frames()
+        del held
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert write_shard(tmp_path, 0, HEADER, episodes).read_bytes() == expected
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_index_is_rebuilt_from_the_shards(tmp_path: Path) -> None:

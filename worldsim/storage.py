@@ -148,7 +148,8 @@ def write_episode(group: h5py.Group, episode_id: int, episode: Episode) -> None:
         if values.ndim > 1 and values.size:
             chunks = (min(chunk_rows, len(values)), *values.shape[1:])
             compression = {"chunks": chunks, "compression": "gzip", "compression_opts": GZIP_LEVEL}
-        group.create_dataset(name, data=values, **compression)
+        # laid out now, not when the last reference goes: a profiler (Dask's workers have one) holds them for a moment
+        group.create_dataset(name, data=values, **compression).flush()
     group.attrs["id"] = episode_id
     group.attrs["seed"] = episode.seed
     group.attrs["total_steps"] = episode.num_steps
