@@ -22,9 +22,9 @@ from tqdm import tqdm
 from worldsim.errors import UsageError
 from worldsim.eval.gaps import ActionGap, action_gap, gap_scripts
 from worldsim.eval.longrun import LongRun, long_run
+from worldsim.eval.moving import moving_table
 from worldsim.eval.parts import Parts, weights_hash
 from worldsim.eval.pixels import (
-    PixelErrors,
     constant_frame,
     copy_last,
     derangement,
@@ -32,24 +32,25 @@ from worldsim.eval.pixels import (
     pixel_errors,
 )
 from worldsim.eval.quality_report import Claim, markdown
-from worldsim.eval.statistics import Estimate, estimate, margin, ratio
+from worldsim.eval.statistics import Estimate
 from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
 from worldsim.eval.trials import (
+    ARENA_ID,
     QUALITY_SEED,
     Script,
     Truth,
     dream,
     make_arena,
     recorded_scripts,
-    rollout_of,
     simulate,
     stack_actions,
     swap_column,
 )
+from worldsim.eval.world_quality import Job, measure_world
+from worldsim.eval.world_report import world_markdown
 from worldsim.metrics import moving_pixels
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
-from worldsim.spec import WorldSpec
 from worldsim.world_model import WorldModel, load
 
 HORIZONS = (1, 8, 32)
@@ -57,7 +58,6 @@ HORIZONS = (1, 8, 32)
 STRIP_TIMES = (1, 2, 4, 8, 16, 32, 100)
 LATE_FRAMES = 5
 """So many last frames are judged at the end of a long run."""
-BASELINES = ("copy_last", "mean_frame", "shuffled_actions")
 _T = TypeVar("_T")
 MEAN_FRAME_SEED = 3_000_000
 MEAN_FRAME_SCENES = 64
@@ -68,59 +68,74 @@ def quality(
     out: str | os.PathLike[str] = "runs/quality",
     scenes: int = 64,
     *,
+    policy: str = "random",
     long_frames: int = 500,
     num_steps: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
-    mean: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> dict[str, Any]:
-    """Measure a checkpoint on held-out Arena scenes and write the report into the folder ``out``.
+    """Measure a checkpoint on scenes of its world that it has never seen and write the report into the folder ``out``.
 
     Args:
-        checkpoint: an embedded name, a checkpoint folder, a training run's folder or a model; its world is the Arena.
+        checkpoint: an embedded name, a checkpoint folder, a training run's folder or a model.
         out: folder for ``results.json``, ``report.md`` and ``strip_*.png``; files of these names are replaced.
         scenes: number of scenes of every measurement, at least 2.
-        long_frames: length of the long dreams.
+        policy: who acts, as `worldsim record` takes it: random, MODULE:FUNCTION, sb3:FILE.zip. The Arena is driven by the
+            behaviours that recordings are driven by.
+        long_frames: length of the long dreams, which only the Arena is judged by.
         num_steps: sampler steps of a frame; None for the checkpoint's default.
         workers: processes for the true world; None for one per core.
         device: where the model runs.
-        mean: mean frame of the training data; None: of scenes drawn and driven as recordings are, at other seeds.
 
-    Finished parts are kept in a hidden folder inside ``out`` until the report is written: run the same command again
-    after an interruption and it goes on where it stopped.
+    Of every world: the error on moving pixels beside trivial answers, and whether actions do what they do in truth. Of the
+    Arena: what is left after long dreams. Of other worlds: how far off their own numbers are, as read off the dreamt frames
+    (of a MuJoCo world, true positions and speeds). Finished parts are kept in a hidden folder inside ``out`` until the report
+    is written: run the same command again after an interruption and it goes on where it stopped.
 
-    Returns what is written to ``results.json``; UsageError for too few scenes or frames, or another world.
+    Returns what is written to ``results.json``; UsageError for too few scenes or frames, or a policy that cannot be had.
 
     """
     started = time.perf_counter()
     _check_size(scenes, long_frames)
     model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
-    size = (scenes, long_frames)
-    rollout = rollout_of(model, num_steps)
-    parts = Parts(Path(out), _key(model, rollout, size, mean))
-    if len(parts):
-        tqdm.write(f"taking up {len(parts)} finished parts of an interrupted report in {parts.folder}")
-    with tqdm(total=5 + model.spec.action_dim, desc="quality", unit="part") as bar:
-        lab = _Lab(rollout, model.spec, size, workers or joblib.cpu_count(), parts)
-        bar.update()
-        gaps, moving, long = _measure(lab, parts, bar, mean)
-        strips = _save_strips(Path(out), lab, moving.by_scene)
-        bar.update()
+    rollout = model.rollout(num_steps)
+    arena = model.spec.env_id == ARENA_ID
+    settings = {"scenes": scenes, **({"long_frames": long_frames} if arena else {"policy": policy})}
+    parts = _taken_up(Path(out), _key(model, rollout, settings))
+    job = Job(
+        model=model, rollout=rollout, out=Path(out), scenes=scenes, workers=workers or joblib.cpu_count(), parts=parts
+    )
+    tables = _measure_arena(job, policy, long_frames) if arena else measure_world(job, policy, QUALITY_SEED)
     results = {
         "command": "quality",
         "checkpoint": "a model in memory" if isinstance(checkpoint, WorldModel) else str(checkpoint),
+        "world": model.spec.env_id,
         **provenance(seed=QUALITY_SEED, device=device),
         "n": scenes,
-        "settings": {"scenes": scenes, "long_frames": long_frames, "num_steps": lab.rollout.num_steps},
+        "settings": {**settings, "num_steps": rollout.num_steps},
         "model": {"config": model.config.to_json(), "dataset": dict(model.checkpoint.dataset)},
-        **_tables(moving, gaps, long),
-        "strips": strips,
+        **tables,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json(Path(out) / "results.json", results)
-    (Path(out) / "report.md").write_text(markdown(results), encoding="utf-8")
+    write_json(job.out / "results.json", results)
+    text = markdown(results) if arena else world_markdown(results)
+    (job.out / "report.md").write_text(text, encoding="utf-8")
     parts.clear()
     return results
+
+
+def _measure_arena(job: Job, policy: str, long_frames: int) -> dict[str, Any]:
+    """Measure a model of the Arena, save film strips, and return the tables of the report."""
+    if policy != "random":
+        fix = "leave it out: the Arena has behaviours of its own"
+        raise UsageError("policy", got=policy, allowed="random, for a model of the Arena", fix=fix)
+    with tqdm(total=5 + job.model.spec.action_dim, desc="quality", unit="part") as bar:
+        lab = _Lab(job, long_frames)
+        bar.update()
+        gaps, moving, long = _measure(lab, job.parts, bar)
+        strips = _save_strips(job.out, lab, moving.by_scene)
+        bar.update()
+    return {**_tables(moving, gaps, long), "strips": strips}
 
 
 def _check_size(scenes: int, long_frames: int) -> None:
@@ -132,13 +147,11 @@ def _check_size(scenes: int, long_frames: int) -> None:
         raise UsageError("long_frames", got=long_frames, allowed=f"{least} or more", fix="500 is the default")
 
 
-def _measure(
-    lab: _Lab, parts: Parts, bar: tqdm[Any], mean: UInt8[np.ndarray, "h w 3"] | None
-) -> tuple[list[ActionGap], _Moving, dict[str, LongRun]]:
+def _measure(lab: _Lab, parts: Parts, bar: tqdm[Any]) -> tuple[list[ActionGap], _Moving, dict[str, LongRun]]:
     """Return action gaps, errors on moving pixels and the ends of the long dreams, one kept part after the other."""
     dimensions = range(lab.spec.action_dim)
     gaps = [_part(bar, parts, f"gap_{dimension}", lambda d=dimension: lab.gap(d)) for dimension in dimensions]
-    moving = _part(bar, parts, "moving", lambda: lab.moving(lab.mean_frame() if mean is None else mean))
+    moving = _part(bar, parts, "moving", lambda: lab.moving(lab.mean_frame()))
     scripted = _part(bar, parts, "late_scripted", lab.late_scripted)
     return gaps, moving, {"scripted": scripted, "null": _part(bar, parts, "late_null", lab.late_null)}
 
@@ -154,18 +167,23 @@ def _tables(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongR
     }
 
 
-def _key(
-    model: WorldModel, rollout: Rollout, size: tuple[int, int], mean: UInt8[np.ndarray, "h w 3"] | None
-) -> dict[str, Any]:
+def _key(model: WorldModel, rollout: Rollout, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for a part of an interrupted report to be taken up."""
     origin = provenance()
     return {
         "weights": weights_hash(model),
-        "size": size,
+        "settings": dict(settings),
         "num_steps": rollout.num_steps,
-        "mean": None if mean is None else joblib.hash(mean),
         "code": [origin["commit"], origin["dirty"], origin["versions"]],
     }
+
+
+def _taken_up(out: Path, key: Mapping[str, Any]) -> Parts:
+    """Return where parts are kept, and say so if some of them are there already."""
+    parts = Parts(out, key)
+    if len(parts):
+        tqdm.write(f"taking up {len(parts)} finished parts of an interrupted report in {parts.folder}")
+    return parts
 
 
 def _part(bar: tqdm[Any], parts: Parts, name: str, measure: Callable[[], _T]) -> _T:
@@ -186,15 +204,14 @@ class _Moving:
 class _Lab:
     """The scenes of one report, simulated and dreamt once, and the measurements over them."""
 
-    def __init__(self, rollout: Rollout, spec: WorldSpec, size: tuple[int, int], workers: int, parts: Parts) -> None:
-        scenes, long_frames = size
-        self.rollout, self.spec, self.workers = rollout, spec, workers
-        self.seeds = [QUALITY_SEED + i for i in range(scenes)]
+    def __init__(self, job: Job, long_frames: int) -> None:
+        self.rollout, self.spec, self.workers = job.rollout, job.model.spec, job.workers
+        self.seeds = [QUALITY_SEED + i for i in range(job.scenes)]
         self.late = tuple(range(long_frames - LATE_FRAMES + 1, long_frames + 1))
         self.strip_times = (*(t for t in STRIP_TIMES if t < self.late[0]), long_frames)
         self.times = sorted({*range(1, max(HORIZONS) + 1), *self.strip_times, *self.late})
         self.scripts = self._scripts(self.seeds, long_frames)
-        self.truth, self.dreamt = parts.get("scenes", self._play)
+        self.truth, self.dreamt = job.parts.get("scenes", self._play)
 
     def _play(self) -> tuple[Truth, UInt8[np.ndarray, "n t h w 3"]]:
         truth = simulate(self.spec, self.scripts, self.times, self.workers)
@@ -238,9 +255,9 @@ class _Lab:
         }
         mask = moving_pixels(truth, self.truth.last)
         errors = {name: pixel_errors(frames, truth, mask) for name, frames in predictions.items()}
-        table, margins = _moving_table(errors, np.ones((n, steps), dtype=bool))
+        table, margins = moving_table(errors, np.ones((n, steps), dtype=bool), HORIZONS)
         camera = stack_actions(self.scripts)[:, :steps, [orbit, self.spec.action_names.index("tilt")]]
-        still_table, _ = _moving_table(errors, np.cumsum(np.abs(camera).sum(axis=2), axis=1) == 0)
+        still_table, _ = moving_table(errors, np.cumsum(np.abs(camera).sum(axis=2), axis=1) == 0, HORIZONS)
         return _Moving(table=table, still_table=still_table, margins=margins, by_scene=errors["model"].by_scene())
 
     def gap(self, dimension: int) -> ActionGap:
@@ -269,31 +286,6 @@ class _Lab:
         scripts = [dataclasses.replace(s, actions=np.zeros_like(s.actions)) for s in self.scripts]
         truth = simulate(self.spec, scripts, self.late, self.workers)
         return long_run(self._dream(truth, scripts, self.late), truth)
-
-
-def _moving_table(
-    errors: dict[str, PixelErrors], counted: np.ndarray
-) -> tuple[dict[str, Any], dict[int, Estimate | None]]:
-    """Return errors per horizon and predictor over the counted (scene, frame) cases, and the margins over the best."""
-    table: dict[str, Any] = {}
-    margins: dict[int, Estimate | None] = {}
-    names = ("model", *BASELINES)
-    for horizon in HORIZONS:
-        keep = counted[:, horizon - 1].astype(np.float64)
-        sums = [errors[name].total[:, horizon - 1] * keep for name in names]
-        pixels = errors["model"].count[:, horizon - 1] * keep
-        rows = {name: ratio(total, pixels) for name, total in zip(names, sums, strict=True)}
-        best = None
-        if pixels.sum():
-            best = estimate(np.stack([*sums, pixels], axis=1), margin(0, tuple(range(1, len(names))), len(names)))
-        margins[horizon] = best
-        table[str(horizon)] = {
-            **{name: None if row is None else row.to_json() for name, row in rows.items()},
-            "margin_over_best_baseline": None if best is None else best.to_json(),
-            "scenes": int(keep.sum()),
-            "moving_pixels": int(pixels.sum()),
-        }
-    return table, margins
 
 
 def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongRun]) -> list[Claim]:

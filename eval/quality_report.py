@@ -68,15 +68,15 @@ def markdown(results: Mapping[str, Any]) -> str:
             "Mean squared error (black -1, white 1) over the pixels whose true value has changed since the context or is "
             "changing now. Lower is better; the margin is the best baseline minus the model, above 0 if the model wins."
         ),
-        _moving(results["moving_pixel_error"]),
+        moving_errors_table(results["moving_pixel_error"]),
         "Only while the camera has not moved (what moves is a body, the pusher or the curtain):",
-        _moving(results["moving_pixel_error_still_camera"]),
+        moving_errors_table(results["moving_pixel_error_still_camera"]),
         "## Action gap",
         (
             "Over the pixels that depend on one action dimension: what the model loses when this dimension is taken from "
             "another scene, over what the true world loses. 1 is perfect, 0 is blind to the dimension."
         ),
-        _gaps(results["action_gap"]),
+        gaps_table(results["action_gap"]),
         f"## After {settings['long_frames']} frames",
         (
             "Sharpness is Laplacian energy over the truth's. Readable: of the bodies visible in the true frame, the share "
@@ -101,7 +101,8 @@ def claims_table(claims: list[Mapping[str, Any]]) -> str:
     return table(["claim", "wanted", "measured", "outcome"], rows)
 
 
-def _moving(errors: Mapping[str, Any]) -> str:
+def moving_errors_table(errors: Mapping[str, Any]) -> str:
+    """Return errors on moving pixels, horizon by horizon, as a Markdown table."""
     names = {
         "model": "model",
         "copy_last": "copy last frame",
@@ -116,7 +117,8 @@ def _moving(errors: Mapping[str, Any]) -> str:
     return table(["frame", *names.values(), "scenes", "moving pixels"], rows)
 
 
-def _gaps(gaps: Mapping[str, Any]) -> str:
+def gaps_table(gaps: Mapping[str, Any]) -> str:
+    """Return action gaps, part by part of the actions, as a Markdown table."""
     rows = []
     for name, gap in gaps.items():
         numbers = [number(gap[key]) for key in ("ratio", "error_right", "error_swapped", "truth_gap")]

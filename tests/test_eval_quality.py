@@ -115,10 +115,12 @@ def test_long_runs_of_the_truth_are_sharp_readable_and_without_ghosts(spec: Worl
     assert [None if number is None else number.value for number in numbers] == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def test_the_report_says_what_was_measured_and_on_how_much(spec: WorldSpec, tmp_path: Path) -> None:
+def test_the_report_says_what_was_measured_and_on_how_much(
+    spec: WorldSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An untrained model gets a whole report: JSON, Markdown and strips, with n, intervals, and claims that fail."""
-    mean = np.full(spec.frame_shape, 120, dtype=np.uint8)
-    results = quality(untrained(spec), tmp_path, 2, long_frames=37, workers=1, mean=mean)
+    monkeypatch.setattr("worldsim.eval.quality.MEAN_FRAME_SCENES", 2)
+    results = quality(untrained(spec), tmp_path, 2, long_frames=37, workers=1)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert {"device", "threads", "commit", "seed", "n", "seconds"} <= results.keys()
     assert set(results["action_gap"]) == set(spec.action_names)
@@ -134,12 +136,11 @@ def test_the_report_says_what_was_measured_and_on_how_much(spec: WorldSpec, tmp_
 
 
 def test_questions_that_cannot_be_answered_are_refused(spec: WorldSpec, tmp_path: Path) -> None:
-    """One scene has nobody to swap actions with; another world's model has no truth here; both errors say so."""
+    """One scene has nobody to swap actions with, a dream may be too short to judge, and nobody drives the Arena."""
     with pytest.raises(UsageError, match="scenes"):
         quality(untrained(spec), tmp_path, 1)
     with pytest.raises(UsageError, match="long_frames"):
         quality(untrained(spec), tmp_path, 2, long_frames=8)
-    foreign = dataclasses.replace(spec, env_id="Pusher-v5")
-    with pytest.raises(UsageError, match="Pusher-v5"):
-        quality(untrained(foreign), tmp_path, 2)
+    with pytest.raises(UsageError, match="behaviours of its own"):
+        quality(untrained(spec), tmp_path, 2, policy="module:function")
     assert not list(tmp_path.iterdir())

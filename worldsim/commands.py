@@ -168,8 +168,11 @@ COMMANDS = {
         target="worldsim.eval.quality:quality",
         summary="measure a checkpoint against the truth and against trivial predictors",
         positional="checkpoint",
-        not_flags=("mean",),
-        examples="  worldsim quality arena-small --out runs/quality\n  worldsim quality runs/small --out runs/small/quality",
+        examples=(
+            "  worldsim quality arena-small --out runs/quality\n"
+            "  worldsim quality runs/pusher --out runs/pusher/quality       # of any world: pixels, its own numbers, actions\n"
+            "  worldsim quality runs/pole --policy my_module:balance --out runs/pole/quality"
+        ),
         after_interrupt=f"Finished parts are kept. {RUN_AGAIN} to go on.",
         report=_report_markdown,
     ),
