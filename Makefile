@@ -32,7 +32,7 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser" --durations 40 --durations-min 4
 
 test-slow: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow

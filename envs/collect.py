@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from worldsim.dataset import split_of
 from worldsim.envs.actions import FlatActions, FlatActionWrapper
@@ -24,6 +24,7 @@ from worldsim.envs.observed import readouts_of, values_of
 from worldsim.envs.state import body_slots
 from worldsim.envs.tracks import facts_of
 from worldsim.episode import Episode
+from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
 
 __all__ = ["collect", "episode_seed", "frame_of", "make_environment", "recorded_spec"]
@@ -142,11 +143,30 @@ def _collect_any(env: gym.Env[Any, Any], driver: Driver, environment_seed: int, 
         ends.append((bool(terminated), bool(truncated)))
     return Episode(
         actions=np.stack(actions),
-        frames=np.stack(frames),
+        frames=_of_one_size(frames),
         rewards=np.asarray(rewards, np.float32),
         terminated=np.array([end[0] for end in ends]),
         truncated=np.array([end[1] for end in ends]),
         seed=environment_seed,
         readouts={name: np.stack([rows[name] for rows in told]) for name in told[0]},
         attributes={"split": split, "behaviour": "random" if driver.actor is None else "policy"},
+    )
+
+
+def _of_one_size(frames: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "t1 h w 3"]:
+    """Return an episode's frames as one array; UsageError where the environment changes their size."""
+    sizes = {frame.shape[:2]: t for t, frame in reversed(list(enumerate(frames)))}
+    if len(sizes) > 1:
+        (size, _), (other, t) = sorted(sizes.items(), key=lambda item: item[1])[:2]
+        raise frames_differ(other, size, f"after {t} steps")
+    return np.stack(frames)
+
+
+def frames_differ(got: tuple[int, ...], expected: tuple[int, ...], when: str) -> UsageError:
+    """Say that an environment shows frames of another size than before."""
+    return UsageError(
+        "environment's frames",
+        got=f"{got[0]} x {got[1]} {when}",
+        allowed=f"{expected[0]} x {expected[1]}, as it showed first",
+        fix="let it show one size always (gymnasium.wrappers.ResizeObservation brings image observations to one)",
     )

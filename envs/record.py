@@ -20,7 +20,7 @@ from tqdm import tqdm
 from worldsim.envs.adapt import make_environment
 from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.behaviours import BEHAVIOURS_VERSION
-from worldsim.envs.collect import collect, recorded_spec
+from worldsim.envs.collect import collect, frames_differ, recorded_spec
 from worldsim.envs.drivers import load_actor
 from worldsim.envs.workers import backend_in_use, in_processes, number_of_workers
 from worldsim.errors import UsageError
@@ -173,6 +173,9 @@ def _record_shard(folder: Path, header: RecordingHeader, shard: int, ids: Sequen
         episodes = {i: collect(env, seed=header.seed, episode_id=i, steps=steps, actor=actor) for i in ids}
     finally:
         env.close()
+    for i, episode in episodes.items():
+        if episode.frames.shape[1:] != spec.frame_shape:
+            raise frames_differ(episode.frames.shape[1:], spec.frame_shape, f"in episode {i}")
     write_shard(folder, shard, header, episodes)
     return shard, len(episodes), sum(len(episode.frames) for episode in episodes.values())
 

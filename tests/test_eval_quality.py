@@ -120,7 +120,7 @@ def test_the_report_says_what_was_measured_and_on_how_much(
 ) -> None:
     """An untrained model gets a whole report: JSON, Markdown and strips, with n, intervals, and claims that fail."""
     monkeypatch.setattr("worldsim.eval.quality.MEAN_FRAME_SCENES", 2)
-    results = quality(untrained(spec), tmp_path, 2, long_frames=37, workers=1)
+    results = quality(untrained(spec), tmp_path, 2, long_frames=37, num_steps=1, workers=1)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert {"device", "threads", "commit", "seed", "n", "seconds"} <= results.keys()
     assert set(results["action_gap"]) == set(spec.action_names)

@@ -103,13 +103,38 @@ class Wordy(Lamp):
         self.action_space = gym.spaces.Text(5)
 
 
+class Growing(Lamp):
+    """The same with a picture that becomes wider from step to step, or from episode to episode."""
+
+    def __init__(self, render_mode: str | None = None, *, within: bool = True) -> None:
+        super().__init__(render_mode)
+        self.within, self.width = within, 64
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Begin, wider than before if episodes differ."""
+        self.width += 0 if self.within else 64
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        """Step, and grow if steps differ."""
+        self.width += 64 if self.within else 0
+        return super().step(action)
+
+    def render(self) -> np.ndarray:
+        """Return a grey picture."""
+        return np.full((64, self.width, 3), 100, np.uint8)
+
+
+WORLDS = (Lamp, Blind, Dimmer, Wordy, Growing)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Iterator[None]:
     """Register the toy worlds for this module."""
-    for world in (Lamp, Blind, Dimmer, Wordy):
+    for world in WORLDS:
         gym.register(f"test/{world.__name__}-v0", entry_point=lambda world=world, **kwargs: world(**kwargs))
     yield
-    for world in (Lamp, Blind, Dimmer, Wordy):
+    for world in WORLDS:
         del gym.registry[f"test/{world.__name__}-v0"]
 
 
@@ -309,6 +334,8 @@ def test_image_observations_are_taken_as_they_are() -> None:
     ("env_id", "kwargs", "words"),
     [
         ("test/Blind-v0", {}, "without RGB"),
+        ("test/Growing-v0", {}, "64 x 128 after 1 steps.*64 x 64, as it showed first"),
+        ("test/Growing-v0", {"episodes": 2, "env_kwargs": {"within": False}}, "192 in episode 1.*64 x 128"),
         ("test/Wordy-v0", {}, "action space.*MultiDiscrete"),
         ("test/Nothing-v0", {}, "Gymnasium id"),
         ("no_such_module:World-v0", {}, "no_such_module"),
