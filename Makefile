@@ -9,11 +9,11 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser lint bench opengl
+.PHONY: help demo test test-slow test-kills test-browser lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
-	@echo "make test       the tests (test-slow: those that take minutes; test-browser: the page, in Chromium)"
+	@echo "make test       the tests (test-slow: those that take minutes; test-kills: killed 200 times; test-browser: the page, in Chromium)"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
 
@@ -32,10 +32,13 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser" --durations 40 --durations-min 4
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not kills" --durations 40 --durations-min 4
 
 test-slow: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+
+test-kills: $(INSTALLED) opengl
+	$(ONE_THREAD) $(BIN)/python -m pytest -m kills -rP
 
 test-browser: $(INSTALLED) opengl
 	@command -v chromium >/dev/null || { echo "The page is tested in Chromium: apt-get install chromium"; exit 1; }
