@@ -102,10 +102,9 @@ def _git(*arguments: str) -> str | None:
     git = shutil.which("git")
     if git is None or not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
         return None
+    command = [git, "--no-optional-locks", "-C", str(root), *arguments]  # a kill leaves no lock in the checkout
     try:
-        done = subprocess.run(
-            [git, "-C", str(root), *arguments], check=False, capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
