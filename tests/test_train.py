@@ -102,6 +102,24 @@ def test_clips_are_as_long_as_many_episodes() -> None:
     assert clip_length(offsets(1, 2), 8) == 1
 
 
+def test_validation_shows_many_episodes(stripe_recording: Path, tmp_path: Path) -> None:
+    """Where one episode is far longer than all others, it is not the only one that is dreamt."""
+    source = EpisodeDataset.open(stripe_recording)
+    shorter = {}
+    for i in source.episode_ids():
+        episode, steps = source.episode(i), 12 if i == source.episode_ids("val")[0] else 5
+        cut = {name: getattr(episode, name)[:steps] for name in ("actions", "rewards", "terminated", "truncated")}
+        rows = {name: column[: steps + 1] for name, column in episode.readouts.items()}
+        shorter[i] = dataclasses.replace(episode, frames=episode.frames[: steps + 1], readouts=rows, extras={}, **cut)
+    write_shard(tmp_path, 0, RecordingHeader(spec=source.spec, seed=0), shorter)
+    build_index(tmp_path)
+    cache = EpisodeDataset.open(tmp_path).cache("val")
+    held_out = ValidationSet.choose(cache, 2, 20, 3)
+    assert held_out.frames.shape[:2] == (3, 6) and held_out.context_steps == 2
+    assert len(np.unique(held_out.frames[:, 0].reshape(3, -1), axis=0)) == 3
+    assert ValidationSet.choose(cache, 2, 20, 1).frames.shape[:2] == (1, 13)
+
+
 def _train_in_process(data: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
     code = (
         "import torch; torch.set_num_threads(1)\n"

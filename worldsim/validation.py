@@ -24,8 +24,12 @@ class ValidationSet:
 
     @classmethod
     def choose(cls, cache: FrameCache, context_steps: int, steps: int, count: int) -> ValidationSet:
-        """Take ``count`` windows spread evenly over the split, the same ones every time."""
-        length = min(context_steps + steps + 1, int(np.diff(cache.offsets).max()))
+        """Take ``count`` windows spread evenly over the split, the same ones every time.
+
+        Where fewer episodes are as long as asked for, windows are as long as so many episodes are.
+        """
+        lengths = np.sort(np.diff(cache.offsets))[::-1]
+        length = min(context_steps + steps + 1, max(int(lengths[min(count, len(lengths)) - 1]), 3))
         windows = cache.windows(length)
         rows = windows[np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)]
         batch = cache.batch(rows[:, 0], rows[:, 1], length)
