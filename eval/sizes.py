@@ -65,9 +65,6 @@ def _training(denoiser: Denoiser, world: WorldSpec) -> float:
     clip = Clip(
         frames=torch.zeros(1, count + 1, *world.frame_shape, dtype=torch.uint8),
         actions=torch.zeros(1, count, world.action_dim),
-        rewards=torch.zeros(1, count),
-        terminated=torch.zeros(1, count),
-        readouts={name: torch.zeros(1, count + 1, length) for name, length in denoiser.readout_sizes.items()},
     )
     steps = denoiser.network.config.max_steps
     draws = draw((count, *world.frame_shape), [(0,)], LossConfig(), steps, 0.0)

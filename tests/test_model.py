@@ -18,6 +18,7 @@ from worldsim.draws import draw
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.own_context import dream_on
+from worldsim.readout import Read
 from worldsim.recall import Recall
 from worldsim.rollout import banded_attention
 from worldsim.sampler import sample_euler, uniform_levels
@@ -54,12 +55,16 @@ def make_clip(batch: int = 2, steps: int = 6, seed: int = 0) -> Clip:
         for t in range(steps + 1):
             x, y = place[b, t].astype(int)
             frames[b, t, y : y + 8, x : x + 8] = (220, 30, 30)
-    return Clip(
-        frames=torch.from_numpy(frames),
-        actions=torch.from_numpy(actions),
-        rewards=torch.zeros(batch, steps),
-        terminated=torch.zeros(batch, steps),
-        readouts={"state": torch.from_numpy(place)},
+    return Clip(frames=torch.from_numpy(frames), actions=torch.from_numpy(actions))
+
+
+def read_of(clip: Clip) -> Read:
+    """Return the second frames of clips, and something that is said of them."""
+    count = len(clip.frames)
+    nothing = torch.zeros(count)
+    before, shown = clip.frames[:, 0], clip.frames[:, 1]
+    return Read(
+        before=before, shown=shown, rewards=nothing, terminated=nothing, readouts={"state": torch.ones(count, 2)}
     )
 
 
@@ -102,7 +107,7 @@ def test_every_parameter_has_a_gradient_within_three_steps(kind: dict[str, Any])
         clip = make_clip(batch=4, seed=step)
         draws = draws_for(clip, seed=step, shortcut_share=0.5, action_dropout=0.3)
         optimizer.zero_grad()
-        denoiser.loss(clip, draws, LossConfig())["loss"].backward()
+        denoiser(clip, draws, read_of(clip), LossConfig())["loss"].backward()
         alive |= {n for n, p in denoiser.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
         optimizer.step()
     assert alive == {name for name, _ in denoiser.named_parameters()}
@@ -139,7 +144,7 @@ def test_targets_see_only_their_past(architecture: str):
         seen = Context.of(unit[:, :-1], draws)
         noisy = add_noise(unit[:, 1:], noise, torch.zeros_like(draws.level))  # pure noise hides the targets
         with torch.no_grad():
-            return denoiser.estimate(seen, noisy, denoiser.conditions(actions, draws.known, draws))[0][0]
+            return denoiser.estimate(seen, noisy, denoiser.conditions(actions, draws.known, draws))[0]
 
     base = estimate(clip.frames, clip.actions, draws.noise)
     frames = clip.frames.clone()
@@ -190,7 +195,7 @@ def test_shortcut_goal_is_two_half_steps():
 
     def denoise(z: torch.Tensor, level: float) -> torch.Tensor:
         at = dataclasses.replace(draws, num_steps=torch.tensor([4, 4]), level=torch.full((2, 6), level))
-        return denoiser.estimate(seen, z, denoiser.conditions(clip.actions, draws.known, at))[0]
+        return denoiser.estimate(seen, z, denoiser.conditions(clip.actions, draws.known, at))
 
     with torch.no_grad():
         z = noisy + (denoise(noisy, 0.0) - noisy) * 0.25
@@ -327,7 +332,7 @@ def test_own_context_is_a_dream():
     assert torch.equal(to_unit(to_uint8(shown)), shown)  # what a dream shows has 256 levels
     conds = denoiser.conditions(clip.actions, draws.known, draws)
     with torch.no_grad():
-        estimate, _ = denoiser.estimate(Context.of(shown, draws), draws.noise, conds)
+        estimate = denoiser.estimate(Context.of(shown, draws), draws.noise, conds)
     wanted = to_unit(to_uint8(estimate))[:, 1:5]  # of frames 2 .. 5
     assert (shown[:, 2:] - wanted).abs().max() < 1.5 * 2 / 255
     assert (shown[:, 2:] - true[:, 2:]).abs().max() > 0.1

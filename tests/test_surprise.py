@@ -102,7 +102,7 @@ def in_two_streams(denoiser: Denoiser, frames: np.ndarray, actions: np.ndarray, 
             )  # fmt: skip
             conds = denoiser.conditions(torch.from_numpy(actions), draws.known, draws)
             noisy = add_noise(unit[:, 1:], draws.noise, levels)
-            estimate, _ = denoiser.estimate(Context.of(unit[:, :-1], draws), noisy, conds)
+            estimate = denoiser.estimate(Context.of(unit[:, :-1], draws), noisy, conds)
             weight = denoiser.level_weight(levels, LossConfig())
             errors.append((weight * (estimate - unit[:, 1:]).square()).mean((-1, -2, -3)))
     return torch.stack(errors).mean(0).detach().numpy()
@@ -188,10 +188,7 @@ def test_an_impossible_jump_surprises_who_knows_the_clip() -> None:
     jumped = frames.copy()
     jumped[:, JUMP_AT] = frames[:, 0]
     before = surprise(denoiser, frames, actions, [0])
-    clip = Clip(
-        frames=torch.from_numpy(frames), actions=torch.from_numpy(actions), rewards=torch.zeros(1, STEPS),
-        terminated=torch.zeros(1, STEPS, dtype=torch.bool), readouts={},
-    )  # fmt: skip
+    clip = Clip(frames=torch.from_numpy(frames), actions=torch.from_numpy(actions))
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
     for step in range(40):
         draws = training_draws(clip, denoiser, LossConfig(), 0.0, (0, step))

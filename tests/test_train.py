@@ -66,16 +66,16 @@ def test_clips_are_drawn_for_their_actions(tmp_path: Path):
         "actions": actions,
         "rewards": np.zeros(1000, np.float32),
         "terminated": np.zeros(1000, bool),
-        "readout_time": np.concatenate([np.arange(first, first + 21) for first in starts[:-1]]).astype(np.float32)[
-            :, None
-        ],
         "episode_ids": np.arange(50),
         "offsets": starts + np.arange(51),
         "frame_shape": np.array([2, 2, 3]),
     }
     for name, rows in arrays.items():
         np.save(tmp_path / f"{name}.npy", rows)
-    (tmp_path / "frames.u8").write_bytes(bytes(1050 * 12))
+    times = np.concatenate([np.arange(first, first + 21) for first in starts[:-1]])
+    frames = np.zeros((1050, 12), np.uint8)
+    frames[:, 0], frames[:, 1] = times % 256, times // 256
+    frames.tofile(tmp_path / "frames.u8")
     cache = FrameCache(tmp_path)
     even, balanced = (
         ClipSampler.of(cache, 8, share).draw(range(400), (1,)).actions.numpy() != 0 for share in (0.0, 1.0)
@@ -84,7 +84,7 @@ def test_clips_are_drawn_for_their_actions(tmp_path: Path):
     assert balanced[..., 1].mean() > 0.2 and balanced[..., 0].mean() > 0.5
     assert balanced.any(axis=(1, 2)).all() and not even.any(axis=(1, 2)).all()
     clip = ClipSampler.of(cache, 8, 0.5).draw(range(5), (2,))
-    times = clip.readouts["time"][..., 0].long()
+    times = clip.frames[:, :, 0, 0, 0].long() + 256 * clip.frames[:, :, 0, 0, 1].long()
     assert torch.equal(times[:, 1:] - times[:, :-1], torch.ones(5, 8, dtype=torch.long))
     assert np.array_equal(clip.actions.numpy(), actions[times[:, :-1].numpy()])
 
@@ -185,7 +185,7 @@ def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording:
     """With readouts_only the frames of a dream stay the same to the bit, while what is read off them gets better."""
     first = train(stripe_recording, tmp_path / "world", preset="nano", steps=3, config=QUICK, progress=False)
     loss = LossConfig(readouts_only=True, readout_weight=1.0)
-    config = dataclasses.replace(QUICK, loss=loss, frames_per_step=32)
+    config = dataclasses.replace(QUICK, loss=loss, reads_per_step=32)
     second = train(stripe_recording, tmp_path / "read", init=str(first), steps=60, config=config, progress=False)
     held_out = ValidationSet.choose(EpisodeDataset.open(stripe_recording).cache("val"), 2, 6, 8)
     outs = [worldsim.load(folder).rollout(2) for folder in (first, second)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -113,37 +113,21 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """T+1 frames and T actions as tensors, with the columns that readouts are learnt from.
+    """T+1 frames and T actions as tensors.
 
-    ``frames`` (B, T+1, H, W, 3) uint8; ``actions`` (B, T, A); ``rewards``, ``terminated`` (B, T); ``readouts`` named
-    (B, T+1, n). ``actions[:, t]`` leads from frame t to frame t+1.
+    ``frames`` (B, T+1, H, W, 3) uint8; ``actions`` (B, T, A). ``actions[:, t]`` leads from frame t to frame t+1.
     """
 
     frames: Tensor
     actions: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    readouts: Mapping[str, Tensor]
 
     def rows(self, rows: Tensor) -> Clip:
         """Return some clips only."""
-        return Clip(
-            frames=self.frames[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
-            terminated=self.terminated[rows],
-            readouts={name: values[rows] for name, values in self.readouts.items()},
-        )
+        return Clip(frames=self.frames[rows], actions=self.actions[rows])
 
     def to(self, device: torch.device | str) -> Clip:
         """Return the clip on ``device``."""
-        return Clip(
-            frames=self.frames.to(device),
-            actions=self.actions.to(device),
-            rewards=self.rewards.to(device),
-            terminated=self.terminated.to(device),
-            readouts={name: rows.to(device) for name, rows in self.readouts.items()},
-        )
+        return Clip(frames=self.frames.to(device), actions=self.actions.to(device))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,24 +199,26 @@ class Denoiser(nn.Module):
             condition(draws.level, target_step, into_noisy, known_BT),
         )
 
-    def estimate(self, context: Context, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the clean estimates of frames 1 .. T and the raw readout rows of frames 0 .. T-1."""
-        estimate, _, raw = self.network(context.shown, context.noised, noisy, *conds)
-        return estimate, raw
+    def estimate(self, context: Context, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the clean estimates of frames 1 .. T."""
+        return self.network(context.shown, context.noised, noisy, *conds)[0]
 
     def forward(
         self,
-        clip: Clip | Read,
+        clip: Clip | None,
         draws: Draws | None,
+        read: Read,
         config: LossConfig,
         context: Tensor | None = None,
         pixels: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Call `loss` or, of frames that are only to be read, `reading_loss`: how distributed wrappers reach them."""
-        if isinstance(clip, Read):
-            return self.reading_loss(clip, config)
+        """Return the terms of `reading_loss` and, of clips, those of `loss`: how distributed wrappers reach both."""
+        terms = self.reading_loss(read, config)
+        if clip is None:
+            return terms
         assert draws is not None
-        return self.loss(clip, draws, config, context, pixels)
+        world = self.loss(clip, draws, config, context, pixels)
+        return {**world, **terms, "loss": world["loss"] + terms["loss"]}
 
     def loss(
         self,
@@ -254,7 +240,7 @@ class Denoiser(nn.Module):
         seen = Context.of(shown, draws)
         noisy = add_noise(target, draws.noise, draws.level)
         conds = self.conditions(clip.actions, draws.known, draws)
-        estimate, copies, raw = self.network(seen.shown, seen.noised, noisy, *conds)
+        estimate, copies = self.network(seen.shown, seen.noised, noisy, *conds)
         pixels = self.pixel_weight(frames, config) if pixels is None else pixels
         motion = self.motion_error(copies.moved - target, pixels)
         recall = (pixels * (copies.recalled - target).square()).mean()
@@ -268,15 +254,21 @@ class Denoiser(nn.Module):
         robust = config.robust_scale * ((1 + squared / config.robust_scale**2).sqrt() - 1)
         weight = pixels * self.level_weight(draws.level, config)
         image = (weight * (squared + config.robust_weight * robust)).mean()
-        read = self.readout_terms(raw, clip)
         total = image + config.motion_weight * motion + config.recall_weight * recall + config.share_weight * made_up
-        total = total + config.readout_weight * torch.stack(list(read.values())).sum()
-        return {"image": image, "motion": motion, "recall": recall, "made_up": made_up, **read, "loss": total}
+        return {"image": image, "motion": motion, "recall": recall, "made_up": made_up, "loss": total}
 
     def reading_loss(self, read: Read, config: LossConfig) -> dict[str, Tensor]:
-        """Return the readout terms of single frames."""
+        """Return the loss terms of what is read off single frames; ``"loss"`` is their weighted sum."""
         raw = self.network.readout(to_unit(read.before), to_unit(read.shown))
-        terms = self.row_terms(raw, read.rewards, read.terminated, read.readouts)
+        terms = {
+            "reward": F.mse_loss(raw[..., 0], read.rewards.float()),
+            "terminated": F.binary_cross_entropy_with_logits(raw[..., 1], read.terminated.float()),
+        }
+        start = 2
+        for name, size in self.readout_sizes.items():
+            mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
+            terms[name] = F.mse_loss(raw[..., start : start + size], (read.readouts[name].float() - mean) / std)
+            start += size
         return {**terms, "loss": config.readout_weight * torch.stack(list(terms.values())).sum()}
 
     def freeze_world(self) -> None:
@@ -336,30 +328,10 @@ class Denoiser(nn.Module):
         half = (0.5 / draws.num_steps)[:, None, None, None, None].to(t.dtype)
         steps = (2 * draws.num_steps).clamp(max=self.network.config.max_steps)
         first = dataclasses.replace(draws, num_steps=steps)
-        x1, _ = self.estimate(context, noisy, self.conditions(actions, draws.known, first))
+        x1 = self.estimate(context, noisy, self.conditions(actions, draws.known, first))
         b1 = (x1 - noisy) / (1 - t)
         middle = noisy + b1 * half
         second = dataclasses.replace(first, level=draws.level + half[..., 0, 0, 0])
-        x2, _ = self.estimate(context, middle, self.conditions(actions, draws.known, second))
+        x2 = self.estimate(context, middle, self.conditions(actions, draws.known, second))
         b2 = (x2 - middle) / (1 - t - half)
         return noisy + (1 - t) * (b1 + b2) / 2
-
-    def readout_terms(self, raw: Tensor, clip: Clip) -> dict[str, Tensor]:
-        """Loss terms of the readouts of frames 1 .. T-1; ``raw`` (B, T, readout) holds those of frames 0 .. T-1."""
-        readouts = {name: rows[:, 1:-1] for name, rows in clip.readouts.items()}
-        return self.row_terms(raw[:, 1:], clip.rewards[:, :-1], clip.terminated[:, :-1], readouts)
-
-    def row_terms(
-        self, raw: Tensor, rewards: Tensor, terminated: Tensor, readouts: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Loss terms of raw readout rows (..., readout) against what is true of these frames."""
-        terms = {
-            "reward": F.mse_loss(raw[..., 0], rewards.float()),
-            "terminated": F.binary_cross_entropy_with_logits(raw[..., 1], terminated.float()),
-        }
-        start = 2
-        for name, size in self.readout_sizes.items():
-            mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
-            terms[name] = F.mse_loss(raw[..., start : start + size], (readouts[name].float() - mean) / std)
-            start += size
-        return terms

@@ -196,12 +196,12 @@ class Network(nn.Module, abc.ABC):
         noisy_BTHWc: Tensor,
         clean_cond_BTC: Tensor,
         noisy_cond_BTC: Tensor,
-    ) -> tuple[Tensor, Copies, Tensor]:
+    ) -> tuple[Tensor, Copies]:
         """Estimate frames 1 .. T from their noisy forms, each given the clean frames before it, in one pass.
 
         ``shown`` holds frames 0 .. T-1 as they were seen, ``clean`` the same with their context noise, as they would be
-        committed, ``noisy`` the noisy forms of frames 1 .. T. Returns the clean estimates of frames 1 .. T and the
-        copies in them, and the readout rows of frames 0 .. T-1 (B, T, readout).
+        committed, ``noisy`` the noisy forms of frames 1 .. T. Returns the clean estimates of frames 1 .. T and
+        the copies in them.
         """
         b, t = shown_BTHWc.shape[:2]
         height, width = (side // self.config.patch for side in shown_BTHWc.shape[2:4])
@@ -227,8 +227,7 @@ class Network(nn.Module, abc.ABC):
         parts = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
         estimate, moved, moves = (part.unflatten(0, (b, t)) for part in parts)
         copies = Copies(moved=moved, recalled=recalled, moves=moves)
-        raw = self.readout(recent[:, :-1, -1].flatten(0, 1), shown_BTHWc.flatten(0, 1))
-        return estimate, copies, raw.unflatten(0, (b, t))
+        return estimate, copies
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -16,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -40,7 +40,6 @@ from worldsim.errors import UsageError
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
 from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
-from worldsim.readout import Read
 from worldsim.rollout import Rollout
 from worldsim.run_state import gather_state, load_state, save_state
 from worldsim.training_config import TrainConfig
@@ -252,20 +251,23 @@ class _Run:
     def _parts(self, step: int, length: int, shortcut: float) -> list[Part]:
         """Return this process's share of the clips of a step, in the parts that go through the network one by one."""
         c, device = self.config, self.accelerator.device
+        reads = own_share(c.reads_per_step)
         if c.loss.readouts_only:
-            mine = own_share(c.frames_per_step)
-            cuts = [mine[rows[0] : rows[-1] + 1] for rows in np.array_split(range(len(mine)), c.gradient_accumulation)]
-            reads = [draw_read(self.cache, cut, (c.seed, step, 0)).to(device) for cut in cuts]
-            return [Part(share=len(read.rewards) / len(mine), clip=read) for read in reads]
+            return [Part(share=1.0, read=draw_read(self.cache, reads, (c.seed, step, 3)).to(device))]
         mine = own_share(c.frames_per_step // length)
         clip = self.sampler(length).draw(mine, (c.seed, step, 0))
         draws = training_draws(clip, self.denoiser, c.loss, shortcut, (c.seed, step, 1), mine.start).to(device)
         clip = clip.to(device)
         pixels = Denoiser.pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
         cuts = torch.arange(len(mine), device=device).chunk(c.gradient_accumulation)
+        starts = [reads.start + len(reads) * int(rows[0]) // len(mine) for rows in cuts]
+        read = [
+            draw_read(self.cache, range(*ends), (c.seed, step, 3)).to(device)
+            for ends in itertools.pairwise([*starts, reads.stop])
+        ]
         return [
-            Part(share=len(rows) / len(mine), clip=clip.rows(rows), draws=draws.rows(rows), pixels=pixels[rows])
-            for rows in cuts
+            Part(share=len(rows) / len(mine), read=r, clip=clip.rows(rows), draws=draws.rows(rows), pixels=pixels[rows])
+            for rows, r in zip(cuts, read, strict=True)
         ]
 
     def _gradients(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
@@ -284,12 +286,12 @@ class _Run:
 
     def _losses(self, part: Part, own: float, place: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the loss terms of one part; a share ``own`` of its clips is shown the model's own frames."""
-        if isinstance(part.clip, Read):
-            return self.prepared(part.clip, None, self.config.loss)
+        if part.clip is None:
+            return self.prepared(None, None, part.read, self.config.loss)
         assert part.draws is not None
         with gathered(self.denoiser):
             context = own_context(self.denoiser, part.clip, part.draws, own, place)
-        return self.prepared(part.clip, part.draws, self.config.loss, context, part.pixels)
+        return self.prepared(part.clip, part.draws, part.read, self.config.loss, context, part.pixels)
 
     def advance(self, total: int) -> dict[str, float]:
         """Take one optimisation step and return its loss terms."""

@@ -24,6 +24,9 @@ class TrainConfig:
     seed: int = 0
     frames_per_step: int = 48
     """Target frames in a step, whatever the clip length and however many processes share it."""
+    reads_per_step: int = 256
+    """Single frames from all over the recording that reward, termination and named readouts are learnt from in a step, beside
+    the clips: these show few scenes, and a frame is read in no time."""
     gradient_accumulation: int = 1
     """Parts in which a process passes its clips through the network, one after the other: less memory, the same step."""
     shard: bool = False
@@ -58,7 +61,7 @@ class TrainConfig:
                 allowed="one share per clip length, 1 in sum",
                 fix="give both, for example clip_frames [8, 16] and clip_shares [0.5, 0.5]",
             )
-        for name in ("frames_per_step", "gradient_accumulation"):
+        for name in ("frames_per_step", "reads_per_step", "gradient_accumulation"):
             if getattr(self, name) < 1:
                 raise UsageError(name, got=getattr(self, name), allowed="1 or more", fix=f"--config.{name} 1")
 

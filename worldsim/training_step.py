@@ -39,11 +39,12 @@ def clip_length(offsets: np.ndarray, wanted: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Clips of a step that go through the network together, or frames that are only read."""
+    """Frames of a step that are read together, and clips that go through the network together (None: the world is left alone)."""
 
     share: float
-    """Of the clips of this process."""
-    clip: Clip | Read
+    """Of what this process has of the step."""
+    read: Read
+    clip: Clip | None = None
     draws: Draws | None = None
     pixels: Tensor | None = None
     """Weights by `Denoiser.pixel_weight`, balanced over the whole step."""
@@ -87,13 +88,7 @@ class ClipSampler:
 def training_clip(cache: FrameCache, rows: np.ndarray, length: int) -> Clip:
     """Return the windows ``rows`` (episode's position, first frame) of ``length`` target frames."""
     batch = cache.batch(rows[:, 0], rows[:, 1], length + 1)
-    return Clip(
-        frames=torch.from_numpy(batch.frames),
-        actions=torch.from_numpy(batch.actions),
-        rewards=torch.from_numpy(batch.rewards),
-        terminated=torch.from_numpy(batch.terminated),
-        readouts={name: torch.from_numpy(rows) for name, rows in batch.readouts.items()},
-    )
+    return Clip(frames=torch.from_numpy(batch.frames), actions=torch.from_numpy(batch.actions))
 
 
 def training_draws(
