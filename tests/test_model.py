@@ -58,16 +58,6 @@ def make_clip(batch: int = 2, steps: int = 6, seed: int = 0) -> Clip:
     return Clip(frames=torch.from_numpy(frames), actions=torch.from_numpy(actions))
 
 
-def read_of(clip: Clip) -> Read:
-    """Return the second frames of clips, and something that is said of them."""
-    count = len(clip.frames)
-    nothing = torch.zeros(count)
-    before, shown = clip.frames[:, 0], clip.frames[:, 1]
-    return Read(
-        before=before, shown=shown, rewards=nothing, terminated=nothing, readouts={"state": torch.ones(count, 2)}
-    )
-
-
 def draws_for(clip: Clip, config: ModelConfig = TINY, seed: int = 0, shortcut_share: float = 0.0, **loss):
     """Return seeded noise and levels for a clip."""
     b, t = clip.actions.shape[:2]
@@ -103,11 +93,13 @@ def test_every_parameter_has_a_gradient_within_three_steps(kind: dict[str, Any])
     denoiser = make_denoiser(dataclasses.replace(TINY, **kind))
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1e-3)
     alive: set[str] = set()
+    said, state = torch.zeros(4), {"state": torch.ones(4, 2)}
     for step in range(3):
         clip = make_clip(batch=4, seed=step)
         draws = draws_for(clip, seed=step, shortcut_share=0.5, action_dropout=0.3)
         optimizer.zero_grad()
-        denoiser(clip, draws, read_of(clip), LossConfig())["loss"].backward()
+        read = Read(before=clip.frames[:, 0], shown=clip.frames[:, 1], rewards=said, terminated=said, readouts=state)
+        denoiser(clip, draws, read, LossConfig())["loss"].backward()
         alive |= {n for n, p in denoiser.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
         optimizer.step()
     assert alive == {name for name, _ in denoiser.named_parameters()}
