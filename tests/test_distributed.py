@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -133,6 +134,16 @@ def test_parts_of_a_step_are_the_step(stripe_recording: Path, tmp_path: Path) ->
     for name, config in {"whole": small, "parts": parts}.items():
         train(stripe_recording, tmp_path / name, preset="nano", steps=3, config=config, progress=False)
     np.testing.assert_allclose(curve(tmp_path / "parts"), curve(tmp_path / "whole"), rtol=1e-4)
+
+
+def test_every_part_reads_something(stripe_recording: Path, tmp_path: Path) -> None:
+    """Asked for fewer frames than a step has parts, each part reads one: a mean over none is no number."""
+    few = TrainConfig(frames_per_step=16, clip_frames=(4,), clip_shares=(1.0,), validate_minutes=60.0, reads_per_step=2)
+    fewer = dataclasses.replace(few, reads_per_step=1, gradient_accumulation=2)
+    for name, config in {"few": few, "fewer": fewer}.items():
+        train(stripe_recording, tmp_path / name, preset="nano", steps=2, config=config, progress=False)
+    assert np.isfinite(curve(tmp_path / "few")).all()
+    np.testing.assert_allclose(curve(tmp_path / "fewer"), curve(tmp_path / "few"), rtol=1e-4)
 
 
 def test_a_single_process_has_nothing_to_share(stripe_recording: Path, tmp_path: Path) -> None:

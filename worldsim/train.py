@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from worldsim.errors import UsageError
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
 from worldsim.precision import fast_dtype
 from worldsim.provenance import provenance, write_json
+from worldsim.readout import Read
 from worldsim.rollout import Rollout
 from worldsim.run_state import gather_state, load_state, save_state
 from worldsim.training_config import TrainConfig
@@ -251,23 +252,29 @@ class _Run:
     def _parts(self, step: int, length: int, shortcut: float) -> list[Part]:
         """Return this process's share of the clips of a step, in the parts that go through the network one by one."""
         c, device = self.config, self.accelerator.device
-        reads = own_share(c.reads_per_step)
         if c.loss.readouts_only:
-            return [Part(share=1.0, read=draw_read(self.cache, reads, (c.seed, step, 3)).to(device))]
+            shares = [1 / c.gradient_accumulation] * c.gradient_accumulation
+            return [Part(share=share, read=read) for share, read in zip(shares, self._reads(step, shares), strict=True)]
         mine = own_share(c.frames_per_step // length)
         clip = self.sampler(length).draw(mine, (c.seed, step, 0))
         draws = training_draws(clip, self.denoiser, c.loss, shortcut, (c.seed, step, 1), mine.start).to(device)
         clip = clip.to(device)
         pixels = Denoiser.pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
         cuts = torch.arange(len(mine), device=device).chunk(c.gradient_accumulation)
-        starts = [reads.start + len(reads) * int(rows[0]) // len(mine) for rows in cuts]
-        read = [
-            draw_read(self.cache, range(*ends), (c.seed, step, 3)).to(device)
-            for ends in itertools.pairwise([*starts, reads.stop])
-        ]
+        shares = [len(rows) / len(mine) for rows in cuts]
         return [
-            Part(share=len(rows) / len(mine), read=r, clip=clip.rows(rows), draws=draws.rows(rows), pixels=pixels[rows])
-            for rows, r in zip(cuts, read, strict=True)
+            Part(share=share, read=read, clip=clip.rows(rows), draws=draws.rows(rows), pixels=pixels[rows])
+            for rows, share, read in zip(cuts, shares, self._reads(step, shares), strict=True)
+        ]
+
+    def _reads(self, step: int, shares: Sequence[float]) -> list[Read]:
+        """Draw the frames of a step that this process reads, one or more for each of its parts, by their ``shares``."""
+        c = self.config
+        mine = own_share(max(c.reads_per_step, c.gradient_accumulation * processes()))
+        edges = [mine.start + round(len(mine) * before) for before in itertools.accumulate(shares, initial=0.0)]
+        return [
+            draw_read(self.cache, range(*ends), (c.seed, step, 3)).to(self.accelerator.device)
+            for ends in itertools.pairwise(edges)
         ]
 
     def _gradients(self, step: int, length: int, shortcut: float, own: float) -> dict[str, Tensor]:
