@@ -27,7 +27,7 @@ from worldsim.episode import Episode
 from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
 
-__all__ = ["collect", "episode_seed", "frame_of", "make_environment", "recorded_spec"]
+__all__ = ["collect", "episode_seed", "frame_of", "frames_differ", "make_environment", "recorded_spec"]
 
 
 def episode_seed(seed: int, episode_id: int, purpose: str) -> int:
@@ -155,10 +155,9 @@ def _collect_any(env: gym.Env[Any, Any], driver: Driver, environment_seed: int, 
 
 def _of_one_size(frames: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "t1 h w 3"]:
     """Return an episode's frames as one array; UsageError where the environment changes their size."""
-    sizes = {frame.shape[:2]: t for t, frame in reversed(list(enumerate(frames)))}
-    if len(sizes) > 1:
-        (size, _), (other, t) = sorted(sizes.items(), key=lambda item: item[1])[:2]
-        raise frames_differ(other, size, f"after {t} steps")
+    for t, frame in enumerate(frames):
+        if frame.shape != frames[0].shape:
+            raise frames_differ(frame.shape, frames[0].shape, f"after {t} steps")
     return np.stack(frames)
 
 

@@ -31,7 +31,7 @@ from worldsim.eval.pixels import (
     mean_frame,
     pixel_errors,
 )
-from worldsim.eval.quality_report import Claim, markdown
+from worldsim.eval.quality_report import Claim, claims_of_any_world, markdown
 from worldsim.eval.statistics import Estimate
 from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
 from worldsim.eval.trials import (
@@ -290,11 +290,7 @@ class _Lab:
 
 def _claims(moving: _Moving, gaps: Sequence[ActionGap], long: Mapping[str, LongRun]) -> list[Claim]:
     """List what a checkpoint is expected to do, each with its number and whether it holds."""
-    claims = [
-        Claim(text=f"moving pixels, frame {horizon}: error below the best baseline", estimate=best, least=0.0)
-        for horizon, best in moving.margins.items()
-    ]
-    claims += [Claim(text=f"action gap, {gap.dimension}", estimate=gap.ratio, least=0.5) for gap in gaps]
+    claims = claims_of_any_world(moving.margins, {gap.dimension: gap.ratio for gap in gaps})
     for name, run in long.items():
         claims.append(Claim(text=f"sharpness, {name} actions", estimate=run.sharpness_ratio, least=0.6, most=1.5))
         claims.append(Claim(text=f"bodies readable by colour, {name} actions", estimate=run.readable, least=0.5))

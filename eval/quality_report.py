@@ -38,6 +38,17 @@ class Claim:
         return {"claim": self.text, "estimate": number, **wanted, "holds": self.holds, "certain": self.certain}
 
 
+def claims_of_any_world(margins: Mapping[int, Estimate | None], gaps: Mapping[str, Estimate | None]) -> list[Claim]:
+    """Return what is expected of a dream of any world: better than the best baseline after each horizon, and heeding every action."""
+    return [
+        *(
+            Claim(text=f"moving pixels, frame {horizon}: error below the best baseline", estimate=best, least=0.0)
+            for horizon, best in margins.items()
+        ),
+        *(Claim(text=f"action gap, {name}", estimate=gap, least=0.5) for name, gap in gaps.items()),
+    ]
+
+
 def number(value: Mapping[str, Any] | None, digits: int = 3) -> str:
     """Return "value [low, high]" of an estimate in JSON form; a dash where nothing could be measured."""
     if value is None:

@@ -6,7 +6,7 @@ Asks nothing of a world but what recording asks. Of a MuJoCo world the numbers a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from worldsim.eval.moments import Moment, Shown, action_parts, draw_part, find_m
 from worldsim.eval.moving import moving_table
 from worldsim.eval.parts import Parts
 from worldsim.eval.pixels import changed, constant_frame, copy_last, derangement, mean_frame, pixel_errors
-from worldsim.eval.quality_report import Claim
+from worldsim.eval.quality_report import claims_of_any_world
 from worldsim.eval.statistics import Estimate, ratio
 from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
 from worldsim.eval.trials import Dreamer
@@ -72,12 +72,13 @@ def measure_world(job: Job, policy: str, seed: int) -> dict[str, Any]:
             pair = kept.get(f"pair_{index}", lambda at=index, of=part: _pair(job, moments, of, [seed, 7, at]))
             gaps[name] = _gap(rollout, name, *pair)
             bar.update()
+    claims = claims_of_any_world(margins, {name: gap.ratio for name, gap in gaps.items()})
     return {
         "frames_seen": {str(t): int(shown.alive[:, t - 1].sum()) for t in HORIZONS},
         "moving_pixel_error": moving,
         "numbers": numbers,
         "action_gap": {name: gap.to_json() for name, gap in gaps.items()},
-        "claims": [claim.to_json() for claim in _claims(margins, gaps)],
+        "claims": [claim.to_json() for claim in claims],
         "strips": strips,
     }
 
@@ -182,14 +183,6 @@ def _gap(rollout: Dreamer, name: str, right: Shown, wrong: Shown) -> ActionGap:
         truth_gap=ratio(totals["truth"], count),
         pixels_share=float(mask.mean()),
     )
-
-
-def _claims(margins: Mapping[int, Estimate | None], gaps: Mapping[str, ActionGap]) -> list[Claim]:
-    claims = [
-        Claim(text=f"moving pixels, frame {horizon}: error below the best baseline", estimate=best, least=0.0)
-        for horizon, best in margins.items()
-    ]
-    return [*claims, *(Claim(text=f"action gap, {name}", estimate=gap.ratio, least=0.5) for name, gap in gaps.items())]
 
 
 def _save_strips(
