@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from worldsim.envs.arena_forks import ArenaForks
 from worldsim.envs.controls import ACTION_NAMES, CONTEXT_STEPS, CONTROL_DT_S, CURTAIN_STEP
@@ -128,6 +129,7 @@ class ArenaEnv(gym.Env):
         self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
         self._painter = Painter(height=height, width=width, shadows=shadows)
         self._wants = {"segmentation": segmentation, "depth": depth}
+        self._draws = True
         self._simulation: Simulation | None = None
         self._frame = np.zeros((height, width, 3), np.uint8)
         self._history: deque[np.ndarray] = deque(maxlen=CONTEXT_STEPS + 1)
@@ -150,7 +152,7 @@ class ArenaEnv(gym.Env):
         frames, states = [], []
         for snapshot in snapshots:
             simulation.restore(snapshot)
-            frames.append(self._painter.frame(simulation))
+            frames.append(self._look(simulation))
             states.append(simulation.state())
         self._history.clear()
         self._history.extend(snapshots)
@@ -169,7 +171,7 @@ class ArenaEnv(gym.Env):
         contacts = simulation.advance(action)
         self._history.append(simulation.snapshot())
         self._actions.append(action)
-        self._frame = self._painter.frame(simulation)
+        self._frame = self._look(simulation)
         state = simulation.state()
         info = self._info(state, contacts)
         return self._frame.copy(), float(self.task.reward(state)), info["is_success"], False, info
@@ -186,6 +188,28 @@ class ArenaEnv(gym.Env):
         """
         scene = self._running().scene
         return {"scene": scene.to_json(), "history": np.stack(self._history), "actions": np.stack(self._actions)}
+
+    @contextlib.contextmanager
+    def undrawn(self) -> Iterator[None]:
+        """Draw nothing meanwhile: frames are black. For whoever asks for states only, since drawing takes most of the time."""
+        self._draws = False
+        try:
+            yield
+        finally:
+            self._draws = True
+
+    @property
+    def moment(self) -> Float64[np.ndarray, " p"]:
+        """The present as one vector, of which `frames_of` draws: the last row of a saved state's history."""
+        return self._running().snapshot()
+
+    def frames_of(self, scene: SceneSpec, moments: Float64[np.ndarray, "n p"]) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draw moments of a scene, to the bit as `reset` and `step` did or would have. The episode is left as it is."""
+        simulation, frames = self._painter.simulate(scene), []
+        for moment in moments:
+            simulation.restore(moment)
+            frames.append(self._painter.frame(simulation))
+        return np.stack(frames)
 
     def fork_batch(self, num_envs: int, frames: bool = True) -> ArenaForks:
         """Return ``num_envs`` futures of the present, to be stepped with as many plans; the present stays as it is.
@@ -205,6 +229,9 @@ class ArenaEnv(gym.Env):
         if self._simulation is None:
             raise gym.error.ResetNeeded("call reset() before step(), and before save_state()")
         return self._simulation
+
+    def _look(self, simulation: Simulation) -> UInt8[np.ndarray, "h w 3"]:
+        return self._painter.frame(simulation) if self._draws else np.zeros_like(self._frame)
 
     def _draw(self, options: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Draw a scene that its lead-in does not already solve, and return the lead-in's snapshots and actions."""

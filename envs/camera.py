@@ -27,6 +27,7 @@ class CameraPose:
     rotation: Float64[np.ndarray, "3 3"]
 
 
+@functools.lru_cache(maxsize=64)
 def ring_pose(azimuth: float, elevation: float, tilt: float) -> CameraPose:
     """Return the pose for three angles in degrees."""
     turn, height, pitch = (math.radians(angle) for angle in (azimuth, elevation, elevation - tilt))
@@ -34,7 +35,10 @@ def ring_pose(azimuth: float, elevation: float, tilt: float) -> CameraPose:
     position = DISTANCE * np.array([*(math.cos(height) * outward), math.sin(height)])
     right = np.array([-outward[1], outward[0], 0.0])
     back = np.array([*(math.cos(pitch) * outward), math.sin(pitch)])
-    return CameraPose(position=position, rotation=np.stack([right, np.cross(back, right), back], axis=1))
+    rotation = np.stack([right, np.cross(back, right), back], axis=1)
+    for shared in (position, rotation):
+        shared.flags.writeable = False
+    return CameraPose(position=position, rotation=rotation)
 
 
 def ground_axes(azimuth: float) -> Float64[np.ndarray, "2 2"]:

@@ -23,7 +23,7 @@ from worldsim.envs.state import body_slots, element
 from worldsim.eval import cause_draws as draws
 from worldsim.eval.cause_scores import ERROR, MEASURES, MOVED_M, WINDOW, Effect, parties, score, true_places
 from worldsim.eval.families import Family, Reader, Scene, Scores, first_that, in_view_rows
-from worldsim.eval.tales import Tale, play
+from worldsim.eval.tales import Tale, drawn, rehearse
 
 DRAWS = 20
 """Draws of a seed until one fits on the floor."""
@@ -61,16 +61,17 @@ class Cause(Family):
         effective = index % 2 == 0 and not self.irrelevant
 
         def attempt(rng: np.random.Generator, seed: int) -> Scene | None:
-            drawn = (self.draw(draws.Stage.draw(rng, seed, index, effective)) for _ in range(DRAWS))
-            pair = next((pair for pair in drawn if pair is not None), None)
+            pairs = (self.draw(draws.Stage.draw(rng, seed, index, effective)) for _ in range(DRAWS))
+            pair = next((pair for pair in pairs if pair is not None), None)
             if pair is None:
                 return None
-            cause = play(env, pair[0])
+            cause = rehearse(env, pair[0])
             if not _is_plain(cause, *parties((cause,)), FIRST_START + WINDOW):  # spares playing the reference
                 return None
-            scene = cause, play(env, pair[1])
+            scene = cause, rehearse(env, pair[1])
             effect = self.effect(scene)
-            return scene if effect is not None and effect.effective == effective else None
+            fits = effect is not None and effect.effective == effective
+            return (drawn(env, cause), drawn(env, scene[1])) if fits else None
 
         return first_that(self.code, split, index, attempt)
 

@@ -22,7 +22,7 @@ from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, first
 from worldsim.eval.permanence_scores import ERROR
 from worldsim.eval.places import Places
 from worldsim.eval.statistics import quotient
-from worldsim.eval.tales import play, truth_of
+from worldsim.eval.tales import drawn, rehearse, truth_of
 from worldsim.eval.tracking import VISIBLE, TruePlaces, tracking_error
 from worldsim.eval.trials import Script, recorded_scripts
 from worldsim.metrics import MOVED_GREY_LEVELS, laplacian_energy
@@ -66,9 +66,9 @@ class Drift(Family):
                 actions = np.zeros((self.steps, len(ACTION_NAMES)), np.float32)
                 count = 1 + index % 3
                 script = Script(seed=seed, options={"count": count, "speed": [0.0] * count}, actions=actions)
-            tale = play(env, script)
+            tale = rehearse(env, script)
             seen, present = (body_slots(tale.context_states[-1], name) for name in ("visible", "present"))
-            return (tale,) if (seen >= 0.95)[present > 0.5].all() else None
+            return (drawn(env, tale),) if (seen >= 0.95)[present > 0.5].all() else None
 
         return first_that(self.code, split, index, attempt)
 

@@ -21,7 +21,7 @@ from worldsim.envs.state import body_slots
 from worldsim.eval import permanence_draws as draws
 from worldsim.eval.families import Family, Reader, Scene, Scores, first_that
 from worldsim.eval.permanence_scores import ERROR, MEASURES, Occlusion, score
-from worldsim.eval.tales import Tale, play, truth_of
+from worldsim.eval.tales import Tale, drawn, rehearse, truth_of
 from worldsim.eval.tracking import HIDDEN, VISIBLE, distance_apart
 from worldsim.eval.trials import Script
 
@@ -54,8 +54,8 @@ class Permanence(Family):
 
         def attempt(rng: np.random.Generator, seed: int) -> Scene | None:
             script = self.draw(rng, seed)
-            tale = None if script is None else play(env, script)
-            return (tale,) if tale is not None and self.events(tale) else None
+            tale = None if script is None else rehearse(env, script)
+            return (drawn(env, tale),) if tale is not None and self.events(tale) else None
 
         return first_that(self.code, split, index, attempt)
 

@@ -6,9 +6,11 @@ Docstrings, comments and empty lines do not count: a better word must not throw 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import worldsim
@@ -18,12 +20,21 @@ FOLLOWED = ("worldsim.eval.", "worldsim.envs.")
 _ROOT = Path(worldsim.__file__).parent
 
 
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    """What a module is judged by."""
+
+    runs: bytes
+    imports: tuple[str, ...]
+    """What it may import: for ``from a import b`` both a and a.b."""
+
+
 @functools.cache
 def sources_hash(*modules: str) -> str:
     """Return a hash over the sources of modules and of all of `FOLLOWED` that they import, and MuJoCo's version."""
     digest = hashlib.sha256(importlib.metadata.version("mujoco").encode())
-    for _, source in sorted(_closure(*modules).items()):
-        digest.update(what_runs(source))
+    for _, module in sorted(_closure(*modules).items()):
+        digest.update(module.runs)
     return digest.hexdigest()[:16]
 
 
@@ -31,23 +42,46 @@ def sources_hash(*modules: str) -> str:
 def networks_hash() -> str:
     """Return a hash over the sources of the models, and torch's version: what an untrained network answers hangs on them."""
     digest = hashlib.sha256(importlib.metadata.version("torch").encode())
-    for source in sorted(_ROOT.glob("*.py")):
-        digest.update(what_runs(source.read_bytes()))
+    for path in sorted(_ROOT.glob("*.py")):
+        digest.update(_module(path).runs)
     return digest.hexdigest()[:16]
 
 
 def what_runs(source: bytes) -> bytes:
     """Return the lines of a module that do something: all but docstrings, lines that are comments, and empty ones."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines[node.lineno - 1 : node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-    return b"\n".join(line for line in lines if line.strip() and not line.lstrip().startswith(b"#"))
+    return _judged(source).runs
 
 
-def _closure(*modules: str) -> dict[str, bytes]:
-    """Return the sources of modules and of those they import, by name."""
-    found: dict[str, bytes] = {}
+@functools.cache
+def _module(path: Path) -> _Module:
+    return _judged(path.read_bytes())
+
+
+def _judged(source: bytes) -> _Module:
+    lines, imports = source.splitlines(), []
+    for node in _statements(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+                lines[first - 1 : last] = [b""] * (last - first + 1)
+            case ast.Import(names=names):
+                imports += [alias.name for alias in names]
+            case ast.ImportFrom(module=str(name), names=names):
+                imports += [name, *(f"{name}.{alias.name}" for alias in names)]
+    runs = b"\n".join(line for line in lines if line.strip() and not line.lstrip().startswith(b"#"))
+    return _Module(runs, tuple(imports))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk all statements below a node, and no expressions, of which there are many more."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield child
+            yield from _statements(child)
+
+
+def _closure(*modules: str) -> dict[str, _Module]:
+    """Return modules and those they import, by name."""
+    found: dict[str, _Module] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
@@ -56,17 +90,6 @@ def _closure(*modules: str) -> dict[str, bytes]:
         path = _ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py")
         if not path.is_file():  # something that was imported from a module, not a module
             continue
-        found[name] = path.read_bytes()
-        waiting += _imported(ast.parse(found[name]))
+        found[name] = _module(path)
+        waiting += found[name].imports
     return found
-
-
-def _imported(tree: ast.Module) -> list[str]:
-    """Return what a module may import: for ``from a import b`` both a and a.b."""
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names

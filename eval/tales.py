@@ -41,9 +41,13 @@ class Tale:
     frames: UInt8[np.ndarray, "t h w 3"]
     states: Float32[np.ndarray, "t s"]
     contacts: Float32[np.ndarray, "t c 3"]
-    start: Float64[np.ndarray, " p"]
-    """Snapshot of the last context frame."""
+    context_snapshots: Float64[np.ndarray, "k1 p"]
     snapshots: Float64[np.ndarray, "t p"]
+
+    @property
+    def start(self) -> Float64[np.ndarray, " p"]:
+        """Snapshot of the last context frame."""
+        return self.context_snapshots[-1]
 
     def redraw(self, painter: Painter, edit: Edit, scene: SceneSpec | None = None) -> UInt8[np.ndarray, "t h w 3"]:
         """Draw all frames again, each after ``edit``; ``scene`` may give the bodies other looks."""
@@ -57,27 +61,41 @@ class Tale:
 
 def play(env: gym.Env[Any, Any], script: Script) -> Tale:
     """Play a script in the true world (an Arena without wrappers)."""
-    _, info = env.reset(seed=script.seed, options=dict(script.options))
-    context, saved = info["context"], env.unwrapped.save_state()  # type: ignore[attr-defined]
-    frames, states, contacts, snapshots = [], [], [], []
-    for action in script.actions:
-        frame, _, _, _, info = env.step(action)
-        frames.append(frame)
-        states.append(info["state"])
-        contacts.append(info["contacts"])
-        snapshots.append(env.unwrapped.save_state()["history"][-1])  # type: ignore[attr-defined]
+    return drawn(env, rehearse(env, script))
+
+
+def rehearse(env: gym.Env[Any, Any], script: Script) -> Tale:
+    """Play a script without drawing it: frames are black until `drawn`. For audits that most scripts do not pass."""
+    arena: Any = env.unwrapped
+    states, contacts, snapshots = [], [], []
+    with arena.undrawn():
+        frame, info = env.reset(seed=script.seed, options=dict(script.options))
+        context, saved = info["context"], arena.save_state()
+        for action in script.actions:
+            info = env.step(action)[4]
+            states.append(info["state"])
+            contacts.append(info["contacts"])
+            snapshots.append(arena.moment)
     return Tale(
         script=script,
         scene=SceneSpec.from_json(saved["scene"]),
         context_frames=context["frames"],
         context_actions=context["actions"],
         context_states=context["states"],
-        frames=np.stack(frames),
+        frames=np.broadcast_to(frame, (len(states), *frame.shape)),
         states=np.stack(states),
         contacts=np.stack(contacts),
-        start=saved["history"][-1],
+        context_snapshots=saved["history"],
         snapshots=np.stack(snapshots),
     )
+
+
+def drawn(env: gym.Env[Any, Any], tale: Tale) -> Tale:
+    """Return a rehearsed tale with its frames."""
+    arena: Any = env.unwrapped
+    frames = arena.frames_of(tale.scene, np.concatenate([tale.context_snapshots, tale.snapshots]))
+    before = len(tale.context_snapshots)
+    return dataclasses.replace(tale, context_frames=frames[:before], frames=frames[before:])
 
 
 def tell(spec: WorldSpec, count: int, make: Callable[[gym.Env[Any, Any], int], Tale], workers: int = 1) -> list[Tale]:

@@ -108,7 +108,8 @@ def recorded_scripts(env: gym.Env[Any, Any], seeds: Iterable[int], steps: int) -
         rng = np.random.default_rng([seed, 1])
         behaviour = choose_behaviour(rng)
         options = behaviour.scene(rng)
-        _, info = env.reset(seed=seed, options=options)
+        with env.unwrapped.undrawn():  # type: ignore[attr-defined]
+            _, info = env.reset(seed=seed, options=options)
         facts = facts_of(info["state"], info["factors"]["damping"])
         plan = behaviour.plan(rng, facts, steps)
         script = Script(seed=seed, options=options, actions=plan, azimuth_deg=facts.azimuth_deg, label=behaviour.name)

@@ -29,7 +29,7 @@ from worldsim.envs.tracks import WEDGE_MARGIN_DEG, orbit_there_and_back, outside
 from worldsim.eval import rows
 from worldsim.eval.families import Family, Reader, Scene, Scores, each_tale, first_that
 from worldsim.eval.permanence_scores import ERROR
-from worldsim.eval.tales import Tale, play
+from worldsim.eval.tales import Tale, drawn, play, rehearse
 from worldsim.eval.tracking import HIDDEN, VISIBLE
 from worldsim.eval.trials import Script
 from worldsim.eval.view_scores import (
@@ -269,11 +269,11 @@ class Views(Family):
 
         def attempt(rng: np.random.Generator, seed: int) -> Scene | None:
             script = self.draw(rng, seed)
-            tale = None if script is None else play(env, script)
+            tale = None if script is None else rehearse(env, script)
             if script is None or tale is None or not self._fits(tale):
                 return None
             still = dataclasses.replace(script, actions=np.zeros_like(script.actions))
-            return (tale, play(env, still)) if self.loops else (tale,)
+            return (drawn(env, tale), play(env, still)) if self.loops else (drawn(env, tale),)
 
         return first_that(self.code, split, index, attempt)
 

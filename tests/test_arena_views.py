@@ -10,7 +10,7 @@ import pytest
 from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.camera import ELEVATION_RANGE, field_of_view, project, ring_pose
 from worldsim.envs.controls import ACTION_NAMES
-from worldsim.envs.scene import COLOURS, ENTITY_NAMES, HALF_FLOOR, PALETTE
+from worldsim.envs.scene import COLOURS, ENTITY_NAMES, HALF_FLOOR, PALETTE, SceneSpec
 from worldsim.envs.state import STATE_NAMES, element
 
 
@@ -125,4 +125,30 @@ def test_uncover_starts_hidden_and_can_be_solved_by_the_curtain() -> None:
         solved = [env.step(_action(curtain=-1.0))[2] for _ in range(4)]
         assert solved[-1] or seen_before < seed + 1
     assert seen_before >= 3
+    env.close()
+
+
+def test_what_was_not_drawn_can_be_drawn_later() -> None:
+    """Undrawn, an episode goes the same way in black; its moments then give the frames that it would have shown."""
+    env = ArenaEnv(height=32, width=32)
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, len(ACTION_NAMES))).astype(np.float32)
+
+    def played() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        frame, info = env.reset(seed=4)
+        frames, states, moments = [*info["context"]["frames"]], [info["state"]], [*env.save_state()["history"]]
+        assert np.array_equal(frames[-1], frame)
+        for action in actions:
+            frame, _, _, _, info = env.step(action)
+            frames.append(frame)
+            states.append(info["state"])
+            moments.append(env.moment)
+        return np.stack(frames), np.stack(states), np.stack(moments)
+
+    with env.undrawn():
+        black, states, moments = played()
+    frames, again, _ = played()
+    assert not black.any() and frames.any() and np.array_equal(states, again)
+    before = env.moment
+    assert np.array_equal(env.frames_of(SceneSpec.from_json(env.save_state()["scene"]), moments), frames)
+    assert np.array_equal(env.moment, before)
     env.close()

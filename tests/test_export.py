@@ -43,6 +43,20 @@ def test_an_exported_checkpoint_is_whole_and_holds_true_lead_ins(tmp_path: Path)
         export(tmp_path / "run", out=folder, num_steps=3)
 
 
+LOADS = """
+import sys
+import worldsim
+from worldsim.errors import UsageError
+
+for name in sys.argv[1:]:
+    try:
+        print(worldsim.load(name).spec.env_id)
+    except UsageError as error:
+        print("UsageError", *str(error).split())
+"""
+"""Loads checkpoints by name, a line for each: a process of its own, since the hub's library reads its settings once."""
+
+
 def test_a_checkpoint_on_the_hub_is_found_again_without_a_network(tmp_path: Path) -> None:
     """What the hub's cache holds loads by name and revision, offline; what it does not hold is refused in words."""
     revision = "0" * 39 + "1"
@@ -50,18 +64,24 @@ def test_a_checkpoint_on_the_hub_is_found_again_without_a_network(tmp_path: Path
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(revision)
     export("arena-small", out=repository / "snapshots" / revision, contexts=0)
-    code = "import sys, worldsim; print(worldsim.load(sys.argv[1]).spec.env_id)"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
-
-    def loaded(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, name]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    for name in ("hf:someone/small-world", f"hf:someone/small-world@{revision}"):
-        assert loaded(name).stdout.strip() == "worldsim/Arena-v0", name
-    for name in ("hf:someone/else", "hf:no/such/name", "hf:"):
-        failed = loaded(name).stderr
-        assert "UsageError" in failed and "hf:OWNER/NAME" in failed, failed
+    names = (
+        "hf:someone/small-world",
+        f"hf:someone/small-world@{revision}",
+        "hf:someone/else",
+        "hf:no/such/name",
+        "hf:",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, *names],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout.splitlines()
+    assert len(said) == len(names)
+    assert said[:2] == ["worldsim/Arena-v0"] * 2
+    assert all("UsageError" in words and "hf:OWNER/NAME" in words for words in said[2:]), said
 
 
 def test_an_export_can_be_sent_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
