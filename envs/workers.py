@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -116,6 +116,18 @@ def in_processes(
         return _in_waves(_place().started(workers), sent, WAVE * workers)
     with interrupts_held():
         return cast(Iterator[Any], parallel(sent))
+
+
+def spread(function: Callable[[Any], list[Any]], items: Sequence[Any], workers: int, rounds: int = 1) -> list[Any]:
+    """Return what ``function`` (some of the items) returns for all of ``items``, in order, from ``workers`` processes.
+
+    Each of them is given ``rounds`` parts of the items: one where opening a world is what takes long, more where items
+    take differently long.
+    """
+    size = max(1, -(-len(items) // (rounds * workers)))
+    parts = [items[first : first + size] for first in range(0, len(items), size)]
+    tasks = [joblib.delayed(function)(part) for part in parts]
+    return [one for done in in_processes(tasks, min(workers, len(parts))) for one in done]
 
 
 def _in_waves(parallel: joblib.Parallel, tasks: Iterator[Any], size: int) -> Iterator[Any]:

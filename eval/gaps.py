@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from worldsim.envs.tracks import facts_of
 from worldsim.eval.pixels import changed, derangement, pixel_errors
@@ -71,7 +71,8 @@ def gap_scripts(
     scripts = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 2, dimension])
-        _, info = env.reset(seed=seed)
+        with env.unwrapped.undrawn():  # type: ignore[attr-defined]
+            _, info = env.reset(seed=seed)
         still = np.zeros((steps, spec.action_dim), dtype=np.float32)
         script = Script(seed=seed, actions=still, azimuth_deg=facts_of(info["state"], 0.0).azimuth_deg)
         for other, name in enumerate(spec.action_names):
@@ -97,18 +98,36 @@ def action_gap(
     """Measure the gap of one dimension over scripts from `gap_scripts`: two truths and two dreams per scene."""
     others = swapped(scripts, spec, dimension, seed)
     right, wrong = simulate(spec, scripts, workers=workers), simulate(spec, others, workers=workers)
-    mask = changed(wrong.frames, right.frames)
     noise = [script.seed for script in scripts]
-    with_right = pixel_errors(dream(dreamer, right, stack_actions(scripts), seeds=noise), right.frames, mask)
-    with_wrong = pixel_errors(dream(dreamer, right, stack_actions(others), seeds=noise), right.frames, mask)
-    between = pixel_errors(wrong.frames, right.frames, mask)
+    return gap_between(
+        spec.action_names[dimension],
+        (right.frames, wrong.frames),
+        dream(dreamer, right, stack_actions(scripts), seeds=noise),
+        dream(dreamer, right, stack_actions(others), seeds=noise),
+        changed(wrong.frames, right.frames),
+    )
+
+
+def gap_between(
+    dimension: str,
+    truths: tuple[UInt8[np.ndarray, "n t h w 3"], UInt8[np.ndarray, "n t h w 3"]],
+    dream_right: UInt8[np.ndarray, "n t h w 3"],
+    dream_wrong: UInt8[np.ndarray, "n t h w 3"],
+    mask: Bool[np.ndarray, "n t h w"],
+) -> ActionGap:
+    """Return the gap between two truths, (right, wrong), that differ in what was done in one dimension, on the pixels of ``mask``.
+
+    Both dreams begin as the right truth does; the second is told what was done in the wrong one.
+    """
+    right, wrong = truths
+    with_right, with_wrong, between = (pixel_errors(film, right, mask) for film in (dream_right, dream_wrong, wrong))
 
     def total(errors: Float64[np.ndarray, "n t"]) -> Float64[np.ndarray, " n"]:
         return errors.sum(axis=1)
 
     count = total(with_right.count)
     return ActionGap(
-        dimension=spec.action_names[dimension],
+        dimension=dimension,
         ratio=ratio(total(with_wrong.total - with_right.total), total(between.total)),
         error_right=ratio(total(with_right.total), count),
         error_swapped=ratio(total(with_wrong.total), count),

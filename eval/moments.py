@@ -7,11 +7,11 @@ be gone on from with other actions, which is what counterfactual questions need.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
-import joblib
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
@@ -19,7 +19,7 @@ from worldsim.envs.adapt import frame_of, make_environment
 from worldsim.envs.collect import collect
 from worldsim.envs.drivers import load_actor
 from worldsim.envs.observed import values_of
-from worldsim.envs.workers import in_processes
+from worldsim.envs.workers import spread
 from worldsim.errors import UsageError
 from worldsim.spec import WorldSpec
 
@@ -131,10 +131,7 @@ def draw_part(
 
 def show(spec: WorldSpec, moments: Sequence[Moment], workers: int = 1) -> Shown:
     """Play to every moment and on from it. UsageError where a world does not come to the same moment again."""
-    size = -(-len(moments) // max(1, min(workers, len(moments))))
-    chunks = [moments[first : first + size] for first in range(0, len(moments), size)]
-    tasks = [joblib.delayed(_play_all)(spec, chunk) for chunk in chunks]
-    rows = [row for chunk in in_processes(tasks, len(chunks)) for row in chunk]
+    rows = spread(functools.partial(_play_all, spec), moments, workers)
     told = {name: np.stack([row["told"][name] for row in rows]) for name in rows[0]["told"]}
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "told"}
     return Shown(**arrays, told=told)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import joblib
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
@@ -19,11 +18,9 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.scene import SceneSpec
 from worldsim.envs.simulation import Simulation
 from worldsim.envs.state import body_slots
-from worldsim.envs.workers import in_processes
 from worldsim.eval.predictors import Question
 from worldsim.eval.tracking import TruePlaces
-from worldsim.eval.trials import Script, make_arena
-from worldsim.spec import WorldSpec
+from worldsim.eval.trials import Script
 
 Edit = Callable[[int, Simulation], None]
 """Changes what will be drawn of frame t (1 is the frame after the first action) of a restored simulation."""
@@ -96,24 +93,6 @@ def drawn(env: gym.Env[Any, Any], tale: Tale) -> Tale:
     frames = arena.frames_of(tale.scene, np.concatenate([tale.context_snapshots, tale.snapshots]))
     before = len(tale.context_snapshots)
     return dataclasses.replace(tale, context_frames=frames[:before], frames=frames[before:])
-
-
-def tell(spec: WorldSpec, count: int, make: Callable[[gym.Env[Any, Any], int], Tale], workers: int = 1) -> list[Tale]:
-    """Return the tales ``make`` (env, index) of indices 0 .. count - 1; ``workers`` processes share them."""
-    size = -(-count // max(1, min(workers, count)))
-    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    told: Sequence[list[Tale]] = list(
-        in_processes([joblib.delayed(_tell)(spec, chunk, make) for chunk in chunks], len(chunks))
-    )
-    return [tale for chunk in told for tale in chunk]
-
-
-def _tell(spec: WorldSpec, indices: range, make: Callable[[gym.Env[Any, Any], int], Tale]) -> list[Tale]:
-    env = make_arena(spec)
-    try:
-        return [make(env, index) for index in indices]
-    finally:
-        env.close()
 
 
 def question_of(tales: Sequence[Tale]) -> Question:

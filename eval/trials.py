@@ -8,17 +8,17 @@ those of any recording.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
-import joblib
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from worldsim.envs.behaviours import choose_behaviour
 from worldsim.envs.tracks import facts_of, outside_wedge
-from worldsim.envs.workers import in_processes
+from worldsim.envs.workers import spread
 from worldsim.errors import UsageError
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
@@ -39,6 +39,21 @@ class Dreamer(Protocol):
 
     def step(self, state: Any, actions: np.ndarray) -> Any:
         """Return an object with the next ``frames`` (b, h, w, 3) uint8 and the ``state`` after actions (b, a)."""
+        ...
+
+
+@runtime_checkable
+class Beginnings(Protocol):
+    """Anything that holds the true lead-ins of n scenes: `Truth`, for one."""
+
+    @property
+    def context_frames(self) -> UInt8[np.ndarray, "n k1 h w 3"]:
+        """The frames before the actions."""
+        ...
+
+    @property
+    def context_actions(self) -> Float32[np.ndarray, "n k a"]:
+        """The actions between them."""
         ...
 
 
@@ -131,16 +146,12 @@ def simulate(spec: WorldSpec, scripts: Sequence[Script], times: Sequence[int] | 
     """
     steps = len(scripts[0].actions)
     kept = np.arange(1, steps + 1) if times is None else np.asarray(sorted(times), dtype=np.int64)
-    size = -(-len(scripts) // max(1, min(workers, len(scripts))))
-    chunks = [scripts[first : first + size] for first in range(0, len(scripts), size)]
-    tasks = [joblib.delayed(_play_all)(spec, chunk, kept) for chunk in chunks]
-    played: list[list[dict[str, np.ndarray]]] = list(in_processes(tasks, len(chunks)))
-    rows = [row for chunk in played for row in chunk]
+    rows = spread(functools.partial(_play_all, spec, kept), scripts, workers)
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return Truth(**columns, times=kept)
 
 
-def _play_all(spec: WorldSpec, scripts: Sequence[Script], times: np.ndarray) -> list[dict[str, np.ndarray]]:
+def _play_all(spec: WorldSpec, times: np.ndarray, scripts: Sequence[Script]) -> list[dict[str, np.ndarray]]:
     env = make_arena(spec)
     try:
         return [_play(env, script, times) for script in scripts]
@@ -171,7 +182,7 @@ def _play(env: gym.Env[Any, Any], script: Script, times: np.ndarray) -> dict[str
 
 def dream(
     dreamer: Dreamer,
-    truth: Truth,
+    truth: Beginnings,
     actions: Float32[np.ndarray, "n t a"],
     *,
     seeds: Sequence[int],
@@ -185,18 +196,28 @@ def dream(
     steps = actions.shape[1]
     kept = set(range(1, steps + 1) if times is None else times)
     result = []
+    for outputs in dreams(dreamer, truth, actions[:, : max(kept)], seeds=seeds, batch=batch):
+        frames = [output.frames for t, output in enumerate(outputs, start=1) if t in kept]
+        result.append(np.stack(frames, axis=1))
+    return np.concatenate(result)
+
+
+def dreams(
+    dreamer: Dreamer, truth: Beginnings, actions: Float32[np.ndarray, "n t a"], *, seeds: Sequence[int], batch: int = 16
+) -> Iterator[Iterator[Any]]:
+    """Yield, ``batch`` rows after ``batch`` rows, what a model says step by step when it dreams on from true lead-ins."""
     for first in range(0, len(actions), batch):
         rows = slice(first, first + batch)
         noise = np.asarray(seeds[rows], dtype=np.int64)
         state = dreamer.start(truth.context_frames[rows], truth.context_actions[rows], noise)
-        frames = []
-        for t in range(max(kept)):
-            out = dreamer.step(state, np.ascontiguousarray(actions[rows, t]))
-            state = out.state
-            if t + 1 in kept:
-                frames.append(out.frames)
-        result.append(np.stack(frames, axis=1))
-    return np.concatenate(result)
+        yield _steps(dreamer, state, actions[rows])
+
+
+def _steps(dreamer: Dreamer, state: Any, actions: Float32[np.ndarray, "n t a"]) -> Iterator[Any]:
+    for t in range(actions.shape[1]):
+        output = dreamer.step(state, np.ascontiguousarray(actions[:, t]))
+        state = output.state
+        yield output
 
 
 def stack_actions(scripts: Sequence[Script]) -> Float32[np.ndarray, "n t a"]:

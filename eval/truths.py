@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import gymnasium as gym
 import joblib
 
-from worldsim.envs.workers import in_processes
+from worldsim.envs.workers import spread
 from worldsim.errors import UsageError
 from worldsim.eval.families import PROTOCOL, Family, Scene
 from worldsim.eval.registry import FAMILIES
@@ -67,10 +67,7 @@ class Keeper:
         return scenes
 
     def _made(self, indices: range, make: Callable[[range], list[_T]]) -> list[_T]:
-        size = max(1, -(-len(indices) // (4 * self.workers)))
-        chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
-        tasks = [joblib.delayed(make)(chunk) for chunk in chunks]
-        return [one for chunk in in_processes(tasks, min(self.workers, len(chunks))) for one in chunk]
+        return spread(make, indices, self.workers, rounds=4)
 
 
 def makers(spec: WorldSpec, code: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
-from worldsim.eval.gaps import ActionGap
+from worldsim.eval.gaps import ActionGap, gap_between
 from worldsim.eval.moments import Moment, Shown, action_parts, draw_part, find_moments, show
 from worldsim.eval.moving import moving_table
 from worldsim.eval.parts import Parts
@@ -22,7 +22,7 @@ from worldsim.eval.pixels import changed, constant_frame, copy_last, derangement
 from worldsim.eval.quality_report import claims_of_any_world
 from worldsim.eval.statistics import Estimate, ratio
 from worldsim.eval.strips import film_strip, save_strip, scenes_by_rule
-from worldsim.eval.trials import Dreamer
+from worldsim.eval.trials import Dreamer, dreams
 from worldsim.metrics import moving_pixels
 from worldsim.world_model import WorldModel
 
@@ -30,7 +30,6 @@ FRAMES = 16
 """Frames that are dreamt from every moment."""
 HORIZONS = (1, 4, 16)
 STRIP_TIMES = (0, 1, 2, 3, 4, 6, 8, 12, 16)
-BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,18 +85,12 @@ def measure_world(job: Job, policy: str, seed: int) -> dict[str, Any]:
 def dream_from(rollout: Dreamer, shown: Shown, actions: Float32[np.ndarray, "n t a"]) -> Dreamt:
     """Dream on from the moments under ``actions``; row i uses the noise of seed i whatever its batch mates."""
     frames, told = [], []
-    for first in range(0, len(actions), BATCH):
-        rows = slice(first, first + BATCH)
-        noise = np.arange(len(actions), dtype=np.int64)[rows]
-        state = rollout.start(shown.context_frames[rows], shown.context_actions[rows], noise)
-        outputs = []
-        for t in range(actions.shape[1]):
-            outputs.append(rollout.step(state, np.ascontiguousarray(actions[rows, t])))
-            state = outputs[-1].state
+    for steps in dreams(rollout, shown, actions, seeds=range(len(actions))):
+        outputs = list(steps)
         frames.append(np.stack([output.frames for output in outputs], axis=1))
         rewards = [output.rewards[:, None] for output in outputs]
-        rows_told = {name: [output.readouts[name] for output in outputs] for name in outputs[0].readouts}
-        told.append({name: np.stack(steps, axis=1) for name, steps in {**rows_told, "reward": rewards}.items()})
+        rows = {name: [output.readouts[name] for output in outputs] for name in outputs[0].readouts}
+        told.append({name: np.stack(values, axis=1) for name, values in {**rows, "reward": rewards}.items()})
     return Dreamt(
         frames=np.concatenate(frames), told={name: np.concatenate([part[name] for part in told]) for name in told[0]}
     )
@@ -166,22 +159,12 @@ def _pair(job: Job, moments: Sequence[Moment], part: slice, seed: Sequence[int])
 
 def _gap(rollout: Dreamer, name: str, right: Shown, wrong: Shown) -> ActionGap:
     """Return the action gap (`worldsim.eval.gaps`): what a model loses when it is told what was done in the other truth."""
-    mask = changed(wrong.frames, right.frames) & (right.alive & wrong.alive)[:, :, None, None]
-    answers = {
-        "right": dream_from(rollout, right, right.actions).frames,
-        "swapped": dream_from(rollout, right, wrong.actions).frames,
-        "truth": wrong.frames,
-    }
-    errors = {who: pixel_errors(frames, right.frames, mask) for who, frames in answers.items()}
-    totals = {who: error.total.sum(axis=1) for who, error in errors.items()}
-    count = errors["truth"].count.sum(axis=1)
-    return ActionGap(
-        dimension=name,
-        ratio=ratio(totals["swapped"] - totals["right"], totals["truth"]),
-        error_right=ratio(totals["right"], count),
-        error_swapped=ratio(totals["swapped"], count),
-        truth_gap=ratio(totals["truth"], count),
-        pixels_share=float(mask.mean()),
+    return gap_between(
+        name,
+        (right.frames, wrong.frames),
+        dream_from(rollout, right, right.actions).frames,
+        dream_from(rollout, right, wrong.actions).frames,
+        changed(wrong.frames, right.frames) & (right.alive & wrong.alive)[:, :, None, None],
     )
 
 
