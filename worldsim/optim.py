@@ -20,7 +20,7 @@ TRUNKS = (".blocks.", ".levels.", ".shrinks.", ".grows.", ".joins.", ".returns."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How weights are moved. Learning rates are those of the flat part of the plan."""
+    """How weights are moved. Learning rates are those at their highest."""
 
     muon_lr: float = 8e-3
     """`Muon`, scaled to AdamW's update size, for the matrices and convolutions of the trunk."""
@@ -32,8 +32,9 @@ class OptimConfig:
     weight_decay: float = 0.01
     warmup_share: float = 0.02
     """Share of the steps in which the learning rate rises from 0."""
-    decay_share: float = 0.25
-    """Share of the steps, at the end, in which it falls linearly to a twentieth."""
+    decay_share: float = 0.8
+    """Share of the steps, at the end, in which it falls linearly to a twentieth. Small models gain little as long as rates are
+    high, and much while they fall (docs/experiments.md; Bergsma et al. 2025, arXiv 2502.15938, for large ones)."""
     grad_clip: float = 1.0
     ema_decay: float = 0.998
     """Decay per step of the moving average that is saved, validated and played."""
