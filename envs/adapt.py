@@ -1,5 +1,7 @@
 """Adapt: any Gymnasium environment as a source of RGB frames and flat float32 actions. Knows no file and no model."""
 
+# MuJoCo's bindings carry no type stubs:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from worldsim.envs.actions import FlatActionWrapper
-from worldsim.envs.gl import choose_backend
+from worldsim.envs.gl import choose_backend, mujoco
 from worldsim.envs.observed import image_in, shows_frames, values_of
 from worldsim.errors import UsageError
 
@@ -144,7 +146,7 @@ def frame_of(env: gym.Env[Any, Any], observation: Any) -> UInt8[np.ndarray, "h w
     if seen is not None:
         return seen
     try:
-        rendered = env.render()
+        rendered = _rendered(env)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise _missing_package("environment's render()", error) from error
     if not isinstance(rendered, np.ndarray) or rendered.dtype != np.uint8 or rendered.shape[2:] != (3,):
@@ -154,3 +156,24 @@ def frame_of(env: gym.Env[Any, Any], observation: Any) -> UInt8[np.ndarray, "h w
     height, width = rendered.shape[:2]
     small_width = max(1, round(RENDER_HEIGHT * width / height / WIDTH_UNIT)) * WIDTH_UNIT
     return np.asarray(Image.fromarray(rendered).resize((small_width, RENDER_HEIGHT), Image.Resampling.BOX))
+
+
+def _rendered(env: gym.Env[Any, Any]) -> Any:
+    """Return the rendering; of Gymnasium's own MuJoCo worlds one that hangs on nothing but their state.
+
+    Left alone they draw where the last one of a process was made to draw, and look for ever where the middle of things
+    happened to be at their first drawing: here it is the middle of the model's own pose.
+    """
+    world: Any = env.unwrapped
+    renderer = getattr(world, "mujoco_renderer", None)
+    if renderer is None:
+        return env.render()
+    if renderer.viewer is not None:
+        renderer.viewer.make_context_current()
+        return env.render()
+    env.render()
+    if "lookat" not in (renderer.default_cam_config or {}):
+        pose = mujoco.MjData(world.model)
+        mujoco.mj_forward(world.model, pose)
+        renderer.viewer.cam.lookat[:] = np.median(pose.geom_xpos, axis=0)
+    return env.render()
