@@ -33,10 +33,10 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["train", str(data), "--out", str(out), *SETTINGS, *more]
 
 
-def start(words: list[str], *launch: str) -> subprocess.Popen[str]:
+def start(words: list[str], *launch: str, **variables: str) -> subprocess.Popen[str]:
     """Start worldsim in processes of one thread, by torchrun where it is told how."""
     run = ["-m", "torch.distributed.run", *launch, "-m", "worldsim"] if launch else ["-m", "worldsim"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
         [sys.executable, *run, *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -110,8 +110,8 @@ def test_two_agents_on_two_nodes(stripe_recording: Path, tmp_path: Path, alone: 
 def test_a_killed_worker_goes_on(stripe_recording: Path, tmp_path: Path) -> None:
     """A worker that dies takes the others with it; torchrun starts all again, and the weights are as if nothing was."""
     launch = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "3")
-    finish(start(command(stripe_recording, tmp_path / "whole"), *launch))
-    agent = start(command(stripe_recording, tmp_path / "broken"), *launch)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in finish(start(command(stripe_recording, tmp_path / "whole"), *launch))
+    agent = start(command(stripe_recording, tmp_path / "broken"), *launch, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     deadline = time.monotonic() + 120
     while not (tmp_path / "broken" / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -119,7 +119,7 @@ def test_a_killed_worker_goes_on(stripe_recording: Path, tmp_path: Path) -> None
         ["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    finish(agent)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in finish(agent)
     whole, broken = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "broken"))
     for name, values in whole.items():
         np.testing.assert_array_equal(values, broken[name], err_msg=name)

@@ -7,6 +7,8 @@ modules and tensors; knows no data and no loss.
 from __future__ import annotations
 
 import contextlib
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +34,23 @@ def connect(out: Path) -> Accelerator:
         raise UsageError(
             "worldsim train", got="no accelerate", allowed="the train extra", fix="pip install 'worldsim[train]'"
         ) from error
+    _warn_of_lost_restarts()
     cpu = not torch.cuda.is_available()
     precision = "bf16" if fast_dtype("cpu" if cpu else "cuda") == torch.bfloat16 else "no"
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with="tensorboard", project_dir=str(out))
     accelerator.init_trackers("logs")
     return accelerator
+
+
+def _warn_of_lost_restarts() -> None:
+    """Warn where ``torchrun`` would restart processes into the store of those that died (PyTorch's issue 135712)."""
+    asked = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if asked and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("LOCAL_RANK") == "0":
+        warnings.warn(
+            f"torchrun --max-restarts {asked}: restarted processes often fail to find each other; "
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun",
+            stacklevel=2,
+        )
 
 
 def processes() -> int:
