@@ -17,9 +17,13 @@ import torch
 from safetensors.numpy import load_file
 
 import worldsim
+from worldsim import checkpoint as checkpoints
+from worldsim.config import PRESETS
 from worldsim.dataset import EpisodeDataset, FrameCache
-from worldsim.denoiser import LossConfig
+from worldsim.denoiser import Context, Denoiser, LossConfig, to_unit
+from worldsim.draws import draw
 from worldsim.errors import UsageError
+from worldsim.spec import WorldSpec
 from worldsim.storage import RecordingHeader, build_index, write_shard
 from worldsim.train import TrainConfig, train
 from worldsim.training_step import ClipSampler, clip_length
@@ -39,7 +43,7 @@ QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.
 def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording: Path, tmp_path: Path, preset: str):
     """A world that paints the last action into its pixels is learnt with the right alignment, reward and state too."""
     config = TrainConfig(frames_per_step=32, reads_per_step=64, clip_frames=(4, 8), clip_shares=(0.6, 0.4))
-    folder = train(stripe_recording, tmp_path / "run", preset=preset, steps=180, config=config, progress=False)
+    folder = train(stripe_recording, tmp_path / "run", preset=preset, steps=120, config=config, progress=False)
     model = worldsim.load(folder)
     cache = EpisodeDataset.open(stripe_recording).cache("val")
     held_out = ValidationSet.choose(cache, 2, 6, 8)
@@ -174,6 +178,64 @@ def test_training_can_begin_from_a_checkpoint(stripe_recording: Path, tmp_path: 
     assert training["init"] == str(first)
     assert training["begun_from"] == worldsim.load(first).checkpoint.training
     assert f"| begun from | `{training['begun_from']['command']}`" in (second / "README.md").read_text()
+
+
+def with_actions(world: WorldSpec, number: int) -> WorldSpec:
+    """Return the world with so many actions between -1 and 1."""
+    names = tuple(f"action {i}" for i in range(number))
+    return dataclasses.replace(world, action_names=names, action_low=(-1.0,) * number, action_high=(1.0,) * number)
+
+
+@pytest.mark.parametrize("actions", [1, 3])
+@pytest.mark.parametrize("preset", ["nano", "nano-unet"])
+def test_what_another_world_taught_is_taken_over(stripe_recording: Path, preset: str, actions: int):
+    """Told of no action, a world that took over another's weights goes on as that one does, whatever its own actions are."""
+    torch.manual_seed(0)
+    world = EpisodeDataset.open(stripe_recording).spec
+    first = checkpoints.build(PRESETS[preset], with_actions(world, 2))
+    for parameter in first.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    second = checkpoints.build(PRESETS[preset], with_actions(world, actions))
+    frames = torch.randint(0, 256, (2, 5, *world.frame_shape), dtype=torch.uint8)
+    draws = draw((4, *world.frame_shape), [(0, 0), (0, 1)], LossConfig(action_dropout=1.0), 8, 0.0)
+    shown, noise = to_unit(frames[:, :-1]), torch.randn(2, 4, *world.frame_shape)
+
+    def goes_on(denoiser: Denoiser) -> torch.Tensor:
+        unknown = torch.zeros(2, 4, len(denoiser.network.condition.action_centre))
+        conds = denoiser.conditions(unknown, torch.zeros(2, dtype=torch.bool), draws)
+        return denoiser.estimate(Context.of(shown, draws), noise, conds)
+
+    with torch.no_grad():
+        before = (goes_on(second) - goes_on(first)).abs().mean()
+        second.take_over(first)
+        after = (goes_on(second) - goes_on(first)).abs().mean()
+    assert before > 0.1 and after < (1e-5 if actions > 2 else before / 4)  # what actions lack had some part in the flow
+
+
+def test_training_can_begin_from_another_world(stripe_recording: Path, tmp_path: Path):
+    """The sizes are those of the other world, the actions and readouts this one's; frames of another size are refused."""
+    first = train(stripe_recording, tmp_path / "a", preset="nano", steps=1, config=QUICK, progress=False)
+    whole = EpisodeDataset.open(stripe_recording)
+    spec = dataclasses.replace(with_actions(whole.spec, 2), env_id="test/Other-v0", readouts=())
+    episodes = {}
+    for index in range(40):
+        one = whole.episode(index)
+        episodes[index] = dataclasses.replace(one, actions=np.repeat(one.actions, 2, axis=1), readouts={})
+    write_shard(tmp_path / "data", 0, RecordingHeader(spec=spec, seed=0), episodes)
+    build_index(tmp_path / "data")
+    second = worldsim.load(
+        train(tmp_path / "data", tmp_path / "b", steps=1, init=str(first), config=QUICK, progress=False)
+    )
+    assert second.config == worldsim.load(first).config and second.spec == spec
+    alike = torch.nn.functional.cosine_similarity
+    name = "network.blocks.0.qkv.weight"
+    weights = [worldsim.load(folder).checkpoint.weights[name].flatten() for folder in (first, tmp_path / "b")]
+    assert alike(*weights, dim=0) > 0.95
+    with pytest.raises(UsageError, match=r"init: got .*Arena.*\(64, 64, 3\)"):
+        train(tmp_path / "data", tmp_path / "c", steps=1, init="arena-small", config=QUICK, progress=False)
+    only = dataclasses.replace(QUICK, loss=LossConfig(readouts_only=True))
+    with pytest.raises(UsageError, match=r"readouts_only: got .*Stripe"):
+        train(tmp_path / "data", tmp_path / "d", steps=1, init=str(first), config=only, progress=False)
 
 
 def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording: Path, tmp_path: Path):

@@ -271,6 +271,24 @@ class Denoiser(nn.Module):
             start += size
         return {**terms, "loss": config.readout_weight * torch.stack(list(terms.values())).sum()}
 
+    @torch.no_grad()
+    def take_over(self, other: Denoiser) -> None:
+        """Begin with what ``other``, of the same sizes and another world, has learnt of pictures and of motion.
+
+        Weights of the same shape are taken whole, of others the leading part that both have: there, actions come last.
+        What is read off a frame is learnt anew.
+        """
+        cells = self.network.head.cell**2
+        theirs = other.network.state_dict()
+        for name, weight in self.network.state_dict().items():
+            if name.startswith("readout.out."):
+                continue
+            mine, given = weight, theirs[name]
+            if name.startswith("head.out."):  # a row of outputs for every pixel of a cell
+                mine, given = (rows.view(cells, -1, *rows.shape[1:]) for rows in (mine, given))
+            both = tuple(slice(min(a, b)) for a, b in zip(mine.shape, given.shape, strict=True))
+            mine[both] = given[both]
+
     def freeze_world(self) -> None:
         """Freeze everything but the readout head."""
         self.requires_grad_(False)

@@ -43,6 +43,7 @@ from worldsim.provenance import provenance, write_json
 from worldsim.readout import Read
 from worldsim.rollout import Rollout
 from worldsim.run_state import gather_state, load_state, save_state
+from worldsim.spec import WorldSpec
 from worldsim.training_config import TrainConfig
 from worldsim.training_step import ClipSampler, Part, clip_length, draw_read, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
@@ -82,7 +83,8 @@ def train(
         preset: kind and size of the model: nano, small, base, large, or a U-Net beside the first two (`worldsim presets`).
         minutes: how long to train; turned into steps once, by timing, and stored. Give this or ``steps``.
         steps: number of optimisation steps.
-        init: checkpoint whose weights to begin from instead of random ones (its sizes win over ``preset``).
+        init: checkpoint whose weights to begin from instead of random ones (its sizes win over ``preset``). It may be of
+            another world with frames of the same size: what it knows of pictures and motion is taken, not what it reads.
         config: everything else about the run.
         progress: show a progress bar.
     """
@@ -143,27 +145,19 @@ class _Run:
         dataset = EpisodeDataset.open(data)
         start = None if init is None else checkpoints.load(init)
         model = configs.preset(preset) if start is None else start.model
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            denoiser = checkpoints.build(model, dataset.spec) if start is None else start.denoiser()
-        if start is not None and start.world != dataset.spec:
-            raise UsageError(
-                "init",
-                got=f"a checkpoint of {start.world.env_id} with actions {start.world.action_names}",
-                allowed=f"a checkpoint of {dataset.spec.env_id} with actions {dataset.spec.action_names}",
-                fix="train from scratch, or record with the same environment, size and readouts",
-            )
+        denoiser = _first_weights(model, start, dataset.spec, config.seed)
+        same_world = start is not None and start.world == dataset.spec
         if config.loss.readouts_only:
-            if start is None:
-                raise UsageError(
-                    "readouts_only", got="no init", allowed="with a trained world to read", fix="--init arena-small"
-                )
+            if not same_world:
+                got = "no init" if start is None else f"a checkpoint of {start.world.env_id}"
+                allowed, fix = f"with a world trained on {dataset.spec.env_id}", "--init RUN"
+                raise UsageError("readouts_only", got=got, allowed=allowed, fix=fix)
             denoiser.freeze_world()
         dataset.cache("val")  # if there is none, now is the time to say so
         accelerator = connect(out)
         with accelerator.local_main_process_first():
             cache = dataset.cache("train")
-        if start is None:
+        if not same_world:
             fit_readouts(denoiser, cache.readouts)
         identity = {
             "preset": preset,
@@ -379,3 +373,22 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         save_state(self.out / STATE, state, record)
         checkpoints.save(checkpoint, self.out / CHECKPOINT, card=checkpoints.card(checkpoint), dtype=torch.bfloat16)
+
+
+def _first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec, seed: int) -> Denoiser:
+    """Return what a training begins with: chance, a world learnt before, or of another world what serves here too."""
+    if start is not None and start.world == world:
+        return start.denoiser()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser = checkpoints.build(model, world)
+    if start is not None and start.world.frame_shape != world.frame_shape:
+        raise UsageError(
+            "init",
+            got=f"a checkpoint of {start.world.env_id} with frames of {start.world.frame_shape}",
+            allowed=f"frames of {world.frame_shape}, as in the recording",
+            fix="train from scratch, or record with frames of that size",
+        )
+    if start is not None:
+        denoiser.take_over(start.denoiser())
+    return denoiser

@@ -13,6 +13,9 @@ from worldsim import rollout as rollouts
 from worldsim.dataset import FrameCache
 from worldsim.metrics import laplacian_energy, moving_error, moving_pixels
 
+WINDOWS_OF_EPISODE = 4
+"""Most windows that an episode is asked for: more of the same hardly tell more."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationSet:
@@ -24,10 +27,11 @@ class ValidationSet:
 
     @classmethod
     def choose(cls, cache: FrameCache, context_steps: int, steps: int, count: int) -> ValidationSet:
-        """Take ``count`` windows spread evenly over the split, the same ones every time.
+        """Take ``count`` windows spread evenly over the split, the same ones every time; fewer of few episodes.
 
         Where fewer episodes are as long as asked for, windows are as long as so many episodes are.
         """
+        count = min(count, WINDOWS_OF_EPISODE * (len(cache.offsets) - 1))
         lengths = np.sort(np.diff(cache.offsets))[::-1]
         length = min(context_steps + steps + 1, max(int(lengths[min(count, len(lengths)) - 1]), 3))
         windows = cache.windows(length)
