@@ -57,13 +57,13 @@ def probe(
     split: str = "dev",
     truth: str | os.PathLike[str] = "runs/probe-truth",
     workers: int | None = None,
+    scenes: int | None = None,
 ) -> dict[str, Any]:
     """Probe what a predictor knows of the physics of the Arena, and write the report into the folder ``out``.
 
     Args:
         predictor: an embedded name, a checkpoint or run folder, or ``package.module:Class`` (`worldsim.eval.predictors`).
-        out: folder for ``results.json``, ``report.md``, ``scenes.npz`` and ``strip_*.png``; files of
-            these names are replaced.
+        out: folder for ``results.json``, ``report.*``, ``scenes.npz`` and ``strip_*.png``; files of these names are replaced.
         tier: how many scenes of each family: smoke 8 (of some families), standard 64, full 512.
         family: which families of scenes, separated by commas; None for those of the tier, "all" for all of any tier.
             Concepts of the violation of expectation are called P8-persistence and so on; P7-reach and P7-push ask
@@ -71,25 +71,25 @@ def probe(
         split: "dev" while anything is still being chosen; "test" once, for a finished model.
         truth: folder that keeps the true scenes for further models.
         workers: processes for the true world; None for one per core, of the machine or the cluster.
+        scenes: how many scenes of each family instead of the tier's, for a first look at a few (not on the test split).
 
     On a cluster (`worldsim.envs.cluster.on_cluster`) scores are the same to the bit; all machines must find the predictor.
-    Finished parts are kept in a hidden folder inside ``out`` until the report is written: run the same command again
-    after an interruption and it goes on where it stopped.
+    Interrupted, the same command goes on where it stopped: finished parts lie in a hidden folder inside ``out``.
 
     Returns what is written to ``results.json``; UsageError for unknown names, and for predictors that answer wrongly.
-
     """
     started = time.perf_counter()
     families, concepts, tasks = called(family, tier)
     asked = load_predictor(str(predictor))
-    _check(asked, split, (concepts, tasks) if family not in (None, ALL) else ((), ()))
+    _check_scenes(split, scenes)
+    _check(asked, (concepts, tasks) if family not in (None, ALL) else ((), ()))
     origin = provenance(seed=PROBE_SEED)
-    key = {"predictor": _fingerprint(asked, str(predictor)), "tier": tier, "split": split, "scenes": code_hash()}
+    weights = _fingerprint(asked, str(predictor))
+    key = {"predictor": weights, "tier": tier, "split": split, "scenes": code_hash(), "number": scenes}
     parts = Parts(Path(out), {**key, "code": [origin["commit"], origin["dirty"], origin["versions"]]})
-    count = number_of_workers(workers)
     run = _Run(
-        predictor=str(predictor), tier=tier, out=Path(out), parts=parts,
-        truths=Truths(Path(truth), world_of(asked), split, count),
+        predictor=str(predictor), tier=tier, number=scenes or SCENES[tier], out=Path(out), parts=parts,
+        truths=Truths(Path(truth), world_of(asked), split, number_of_workers(workers)),
     )  # fmt: skip
     with tqdm(total=3 * len(families), desc="probe", unit="part") as bar:
         scored = {one.code: run.measure(one, bar) for one in families}
@@ -98,7 +98,7 @@ def probe(
     measured = {code: one for code, (one, _) in scored.items()}
     results = {
         "command": "probe", "predictor": str(predictor), "protocol": PROTOCOL, "scenes_hash": code_hash(),
-        "weights": key["predictor"], "tier": tier, "split": split, **origin,
+        "weights": weights, "tier": tier, "scenes_of_each": scenes, "split": split, **origin,
         "families": {one.code: family_table(one, measured[one.code]) | {"strips": scored[one.code][1]} for one in families},
         "memory": memory({code: one.scores for code, one in measured.items()}), "fidelity": ranked, "expectation": expected,
         "selftest": {"families": record()}, "earlier_test_evaluations": 0, "seconds": round(time.perf_counter() - started, 1),
@@ -110,10 +110,8 @@ def probe(
     return results
 
 
-def _check(asked: Predictor, split: str, wanted: tuple[Sequence[str], Sequence[str]]) -> None:
-    """Raise UsageError for an unknown split, and for concepts and tasks called by name that a predictor cannot answer."""
-    if split not in SPLITS:
-        raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
+def _check(asked: Predictor, wanted: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Raise UsageError for concepts and tasks called by name that a predictor cannot answer."""
     concepts, tasks = wanted
     kind, fix = type(asked).__name__, "call other families; docs/your-model.md says what each of them asks"
     if concepts and not isinstance(asked, SurpriseScorer):
@@ -122,6 +120,16 @@ def _check(asked: Predictor, split: str, wanted: tuple[Sequence[str], Sequence[s
     if tasks and not isinstance(asked, WorldModel):
         needed = "a checkpoint of worldsim, whose dreams tell reward and state"
         raise UsageError("family", got=f"{FIDELITY}{tasks[0]} of {kind}", allowed=needed, fix=fix)
+
+
+def _check_scenes(split: str, scenes: int | None) -> None:
+    """Raise UsageError for an unknown split, for too few scenes, and for a number chosen on the split of finished models."""
+    if split not in SPLITS:
+        raise UsageError("split", got=repr(split), allowed=" or ".join(SPLITS), fix="dev, until the model is finished")
+    if scenes is not None and scenes < 2:
+        raise UsageError("scenes", got=str(scenes), allowed="2 or more", fix="leave it out for those of the tier")
+    if scenes is not None and split == "test":
+        raise UsageError("scenes", got=f"{scenes} of the test split", allowed="the tier's", fix="choose a --tier")
 
 
 def _write(out: Path, results: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
@@ -171,6 +179,7 @@ class _Run:
 
     predictor: str
     tier: str
+    number: int
     out: Path
     truths: Truths
     parts: Parts
@@ -178,8 +187,8 @@ class _Run:
     def measure(self, family: Family, bar: tqdm[Any]) -> tuple[Measured, dict[str, str]]:
         """Return the scores of a family's rows and the file names of its strips, which are saved."""
         bar.set_postfix_str(family.code)
-        truths, count = self.truths, SCENES[self.tier]
-        scenes = truths.scenes(family, min(count, family.most_scenes or count))
+        truths = self.truths
+        scenes = truths.scenes(family, min(self.number, family.most_scenes or self.number))
         bar.update()
         shared = {"spec": truths.spec, "workers": truths.workers}
         references = References(folder=truths.folder, split=truths.split, **shared)

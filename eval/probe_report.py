@@ -19,7 +19,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [
         f"# Probes of {results['predictor']}",
         (
-            f"Tier {results['tier']}, {results['split']} scenes, 95 % intervals by bootstrap over scenes, protocol "
+            f"Tier {results['tier']}{few(results)}, {results['split']} scenes, 95 % intervals by bootstrap over scenes, protocol "
             f"{results['protocol']}, scenes {results['scenes_hash']}. {describe(results)}. {results['seconds']} s."
         ),
         table(["probe", "a scene in which", "outcome"], verdicts(results)),
@@ -31,6 +31,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += [f"![{code}, {rule}]({name})" for rule, name in family["strips"].items()]
     parts += [_memory(results["memory"]), _fidelity(results["fidelity"]), _expectation(results["expectation"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def few(results: Mapping[str, Any]) -> str:
+    """Say of how many scenes a family has here, where not of as many as its tier has."""
+    number = results.get("scenes_of_each")
+    return f" with {number} scenes of each family" if number else ""
 
 
 def _trust(results: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from worldsim.errors import UsageError
 from worldsim.eval.families import Family, Scores
 from worldsim.eval.reading import APART, MAIN
+from worldsim.eval.registry import SCENES
 from worldsim.eval.rows import LIMITED, MODEL, NOT_TRIVIAL, ORACLE, OTHERS, UNTRAINED
 from worldsim.eval.selftest_record import objection
 from worldsim.eval.skill import LEAST_FLOORS, Skill, measured, skill
@@ -67,13 +68,19 @@ def family_table(family: Family, results: Measured) -> dict[str, Any]:
         "floors": {reader: scores[ORACLE].floor for reader, scores in results.by_reader.items()},
         "horizon": _horizon(table[LIMITED]),
         "gate": gate,
-        "objection": objection(family.code),
+        "objection": objection(family.code) or too_few(len(table[MODEL].frame_cost)),
         "readers": agreement,
         "futures": _futures(table),
         "rows": rows,
         "curves": {name: _curve(scores) for name, scores in table.items()},
     }
     return {**said, **verdict(said)}
+
+
+def too_few(scenes: int) -> str | None:
+    """Say why nothing is claimed from fewer scenes than the smallest tier has: resampled, two that agree seem certain."""
+    least = min(SCENES.values())
+    return f"{scenes} scenes, where the smallest tier has {least}" if scenes < least else None
 
 
 def verdict(table: Mapping[str, Any]) -> dict[str, Any]:

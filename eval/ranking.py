@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import rankdata
 
 from worldsim.eval.statistics import CONFIDENCE, Estimate
 
@@ -36,6 +35,8 @@ def pearson(real: Means, judged: Means) -> np.ndarray:
 
 def spearman(real: Means, judged: Means) -> np.ndarray:
     """Return the rank correlation; tied policies share their mean rank."""
+    from scipy.stats import rankdata  # takes a second to import
+
     return pearson(rankdata(real, axis=-1), rankdata(judged, axis=-1))
 
 

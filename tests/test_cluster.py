@@ -24,7 +24,6 @@ from worldsim.envs.cluster import REACH_SECONDS, on_cluster
 from worldsim.envs.record import record_shards, recording_header
 from worldsim.envs.workers import DECISIVE, _check_versions, _in_waves, _versions, in_processes, number_of_workers
 from worldsim.errors import UsageError
-from worldsim.eval import registry
 from worldsim.eval.probe import probe
 
 ARENA, STEPS, EPISODES = "worldsim/Arena-v0", 13, 4
@@ -222,7 +221,9 @@ def record_short(folder: Path, workers: int | None = None) -> dict[str, Any]:
 
 def probe_short(folder: Path, model: str = "Freezes", workers: int | None = None) -> dict[str, Any]:
     """Probe a model of `MODEL` with few scenes, and keep the true ones beside the report."""
-    return probe(f"frozen_model:{model}", folder / "report", family=FAMILIES, truth=folder / "truth", workers=workers)
+    return probe(
+        f"frozen_model:{model}", folder / "report", family=FAMILIES, truth=folder / "truth", workers=workers, scenes=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,6 @@ def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (folder / "frozen_model.py").write_text(MODEL)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        patch.setitem(registry.SCENES, "smoke", 2)
         yield
 
 

@@ -253,6 +253,8 @@ def test_all_probes_are_called_by_one_word():
         ({"family": ["P1x"]}, "P1x"),
         ({"tier": "huge"}, "tier"),
         ({"split": "train"}, "split"),
+        ({"scenes": 1}, "scenes.*2 or more"),
+        ({"scenes": 64, "split": "test"}, "64 of the test split"),
         ({"predictor": "nothing"}, "nothing"),
         ({"predictor": "worldsim.eval.predictors:CopyLast", "family": "P7-push"}, "P7-push of CopyLast.*checkpoint"),
         (

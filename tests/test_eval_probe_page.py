@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from worldsim.eval import registry
 from worldsim.eval.probe import probe
 from worldsim.eval.probe_page import light_copy, page
 from worldsim.eval.probe_report import markdown
@@ -36,10 +35,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         sys.modules.pop("copying_model", None)
-        patch.setitem(registry.SCENES, "smoke", 2)
         out = folder / "report"
         families = "P1d,P3-I8,P6-right"
-        yield probe("copying_model:Repeats", out, family=families, truth=folder / "truth", workers=1), out
+        yield probe("copying_model:Repeats", out, family=families, truth=folder / "truth", workers=1, scenes=2), out
 
 
 def test_anybodys_model_is_probed(report: tuple[dict[str, Any], Path]) -> None:
@@ -47,6 +45,7 @@ def test_anybodys_model_is_probed(report: tuple[dict[str, Any], Path]) -> None:
     results, out = report
     rows = results["families"]["P1d"]["rows"]
     assert rows["model"] == rows["copy last"]
+    assert results["families"]["P1d"]["verdict"] == "not tested: 2 scenes, where the smallest tier has 8"
     assert set(rows) == {
         "model", "oracle", "perception-limited oracle", "oracle without shadows", "copy last", "constant velocity",
         "freeze", "deleted", "mean frame", "climatology", "model, others' actions", "untrained",
@@ -55,6 +54,7 @@ def test_anybodys_model_is_probed(report: tuple[dict[str, Any], Path]) -> None:
     assert 0 < rows["model"]["error"]["value"] <= 100 * CUT_OFF_M
     assert list(json.loads((out / "results.json").read_text())["families"]) == ["P1d", "P3-I8", "P6-right"]
     text = (out / "report.md").read_text()
+    assert text.count("Tier smoke with 2 scenes of each family, dev") == 1
     assert "P1d" in text and all((out / name).is_file() for name in results["families"]["P1d"]["strips"].values())
     assert not list(out.glob(".parts*"))
 

@@ -37,10 +37,8 @@ config = TrainConfig(
 train("data", "out", preset="nano", steps=12, config=config, progress=False)
 """
 PROBING = """
-from worldsim.eval import registry
 from worldsim.eval.probe import probe
-registry.SCENES["smoke"] = 2
-probe("copies:Copies", out="out", family="P1d,P6-right", truth="out/truth", workers=1)
+probe("copies:Copies", out="out", family="P1d,P6-right", truth="out/truth", workers=1, scenes=2)
 """
 COMPARING = """
 import json
