@@ -3,17 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+INPUTS ?= 1000000
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kills test-browser lint bench opengl
+.PHONY: help demo test test-slow test-kills test-browser fuzz lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
 	@echo "make test       the tests (test-slow: those that take minutes; test-kills: killed 200 times; test-browser: the page, in Chromium)"
+	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
 
@@ -43,6 +45,9 @@ test-kills: $(INSTALLED) opengl
 test-browser: $(INSTALLED) opengl
 	@command -v chromium >/dev/null || { echo "The page is tested in Chromium: apt-get install chromium"; exit 1; }
 	$(ONE_THREAD) $(BIN)/python -m pytest -m browser
+
+fuzz: $(INSTALLED)
+	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -m slow -rP tests/test_fuzz.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

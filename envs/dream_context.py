@@ -12,11 +12,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from jaxtyping import Float32, UInt8
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from worldsim.dataset import EpisodeDataset
 from worldsim.errors import UsageError
+from worldsim.foreign import read_tensors
 from worldsim.spec import WorldSpec
 
 CONTEXTS = "contexts.safetensors"
@@ -144,9 +144,15 @@ def bundled_context(bundled: Mapping[str, np.ndarray], seed: int) -> Context:
 def read_bundled(path: Path, spec: WorldSpec) -> dict[str, np.ndarray]:
     """Return the lead-ins that lie beside a checkpoint's weights; UsageError if there are none of this world."""
     try:
-        arrays = load_file(path)
-        check_frames(arrays["frames"][0], arrays["actions"][0], spec, where=str(path))
-    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        arrays, _ = read_tensors(path, framework="np")
+        frames, actions = arrays["frames"], arrays["actions"]
+        if not 1 <= len(frames) == len(actions) or actions.dtype != np.float32:
+            raise ValueError(f"{len(frames)} clips of frames, {len(actions)} of {actions.dtype} actions")
+        check_frames(frames[0], actions[0], spec, where=str(path))
+        check_actions(actions, spec, where=f"{path}: actions")
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UsageError(
             "bundled contexts",
             got=f"{path} ({error!r})",

@@ -64,7 +64,11 @@ def gather(
     """
     shape = (len(keep), size.height, size.width, 3)
     check_bytes(shape, np.dtype(np.uint8), MAX_EPISODE_BYTES, f"frames of {where}")
-    frames = np.empty(shape, np.uint8)
+    try:
+        frames = np.empty(shape, np.uint8)
+    except MemoryError as error:
+        got = f"{np.prod(shape) / 1e9:.1f} GB of frames"
+        raise UsageError(where, got=got, allowed="what fits into memory", fix="give a smaller --size") from error
     seen = taken = 0
     for block in blocks:
         if block.dtype != np.uint8 or block.shape[1:] != (*pictures.size, pictures.channels):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,21 @@ import gymnasium as gym
 import h5py
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from worldsim import hdf5
+from worldsim.envs.actions import MAX_DIMENSIONS
 from worldsim.envs.import_source import (
     BLOCK_FRAMES,
     MAX_COLUMN_BYTES,
+    MAX_SOURCE_BYTES,
+    PICTURE_DAMAGE,
     Columns,
     Pictures,
     Unusable,
     broken,
     check_bytes,
+    check_count,
     choose_image,
     is_flat,
     is_image,
@@ -34,61 +39,79 @@ from worldsim.envs.import_source import (
     role_of,
 )
 from worldsim.errors import UsageError
+from worldsim.foreign import file_size, parse_json, read_json
 
 SUFFIXES = (".hdf5", ".h5", ".hdf")
+MAX_METADATA_BYTES = 1 << 27
 MAX_DEPTH = 4
 """How deep columns may lie below their episode's group."""
 NEXT = "next_obs/"
 """robomimic's observations after each step; its last row is the frame after the last action."""
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What a damaged HDF5 file raises when it is read."""
 
 
 def child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
     """Return a member of ``group``; UsageError for links and for arrays that lie in other files."""
     try:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise _elsewhere(f"{where}/{name}", "a link")
-        found = group[name]
-        if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-            raise _elsewhere(f"{where}/{name}", "an array that is kept in another file")
-    except UsageError:
-        raise
+        return hdf5.member(group, name)
+    except hdf5.Refused as reason:
+        fix = "copy everything into one file (h5repack, or h5py's Group.copy with expand_external=True)"
+        allowed = "what lies in the file itself"
+        raise UsageError(f"source {where}/{name}", got=reason, allowed=allowed, fix=fix) from reason
     except DAMAGE as error:
         raise broken(f"{where}/{name}", error) from error
-    if not isinstance(found, h5py.Group | h5py.Dataset):
-        raise broken(f"{where}/{name}", "neither a group nor an array")
-    return found
-
-
-def _elsewhere(where: str, what: str) -> UsageError:
-    fix = "copy everything into one file (h5repack, or h5py's Group.copy with expand_external=True)"
-    return UsageError(f"source {where}", got=what, allowed="what lies in the file itself", fix=fix)
 
 
 def members(group: h5py.Group) -> list[str]:
-    """Return the names in a group, demo_2 before demo_10."""
-    return sorted(map(str, group), key=natural)
+    """Return the names in a group, demo_2 before demo_10; UsageError if it cannot be read."""
+    try:
+        return sorted(map(str, group), key=natural)
+    except DAMAGE as error:
+        raise broken(group.file.filename, error) from error
 
 
-def walk(group: h5py.Group, where: str, depth: int = MAX_DEPTH) -> dict[str, h5py.Dataset]:
-    """Return the arrays below ``group`` by their paths."""
+def walk(
+    group: h5py.Group, where: str, depth: int = MAX_DEPTH, seen: set[int] | None = None
+) -> dict[str, h5py.Dataset]:
+    """Return the arrays below ``group`` by their paths; UsageError for too many, and for groups that hold themselves."""
+    seen = set() if seen is None else seen
+    try:
+        address = hdf5.address_of(group)
+    except DAMAGE as error:
+        raise broken(where, error) from error
+    if address in seen:
+        raise broken(where, "a group that stands in several places, or in itself")
+    seen.add(address)
     found = {}
     for name in members(group):
         member = child(group, name, where)
         if isinstance(member, h5py.Dataset):
             found[name] = member
         elif depth > 1:
-            found |= {f"{name}/{path}": array for path, array in walk(member, f"{where}/{name}", depth - 1).items()}
+            below = walk(member, f"{where}/{name}", depth - 1, seen)
+            found |= {f"{name}/{path}": array for path, array in below.items()}
+        check_count(max(len(found), len(seen)), where)
     return found
 
 
 def read(dataset: h5py.Dataset, where: str, rows: slice = slice(None)) -> np.ndarray:
     """Read (rows of) an array; UsageError if it is damaged or too large."""
-    if rows == slice(None):
-        check_bytes(dataset.shape, dataset.dtype, MAX_COLUMN_BYTES, where)
     try:
+        if rows == slice(None):
+            check_bytes(dataset.shape, dataset.dtype, MAX_COLUMN_BYTES, where)
+            hdf5.check_stored(dataset, MAX_COLUMN_BYTES)
         return np.asarray(dataset[rows])
+    except UsageError:
+        raise
+    except DAMAGE as error:
+        raise broken(where, error) from error
+
+
+def check_frames(array: h5py.Dataset, where: str) -> None:
+    """Raise UsageError if an array of pictures holds less than it says, or would unpack to more."""
+    try:
+        hdf5.check_stored(array, MAX_SOURCE_BYTES, kinds="uO")
     except DAMAGE as error:
         raise broken(where, error) from error
 
@@ -120,7 +143,7 @@ class Hdf5Source:
         root = self._file(path)
         if role_of(members(root)).get("actions"):
             return [""]
-        data = child(root, "data", path.name) if "data" in root else root
+        data = child(root, "data", path.name) if "data" in members(root) else root
         base = data if isinstance(data, h5py.Group) else root
         prefix = "data/" if base is not root else ""
         groups = (name for name in members(base) if isinstance(child(base, name, path.name), h5py.Group))
@@ -130,6 +153,7 @@ class Hdf5Source:
         if self._open is None or self._open[0] != path:
             self.close()
             try:
+                file_size(path)
                 self._open = path, h5py.File(path, "r")
             except OSError as error:
                 raise broken(path.name, error) from error
@@ -148,7 +172,8 @@ class Hdf5Source:
         group: h5py.Group = self._file(path)
         for part in name.split("/") if name else ():
             found = child(group, part, path.name)
-            assert isinstance(found, h5py.Group)
+            if not isinstance(found, h5py.Group):
+                raise broken(f"{path.name}/{name}", "no group")
             group = found
         return group
 
@@ -168,6 +193,7 @@ class Hdf5Source:
         arrays, where = self._arrays(position), self.label(position)
         image = self._image(arrays, where)
         shape = arrays[image].shape
+        check_frames(arrays[image], f"{where}/{image}")
         after = arrays.get(self._after(image))
         if after is not None and after.shape == shape and image.startswith("obs/"):
             shape = (shape[0] + (shape[0] > 0), *shape[1:])
@@ -267,6 +293,7 @@ class MinariSource(Hdf5Source):
         arrays, where = self._arrays(position), self.label(position)
         image = self._image(arrays, where)
         array = arrays[image]
+        check_frames(array, f"{where}/{image}")
         if not _is_encoded(array):
             return Pictures.of(array.shape, where)
         if not len(array):
@@ -315,15 +342,18 @@ def _decoded(content: np.ndarray, where: str, size: tuple[int, int] | None) -> n
             return np.asarray(picture)
     except UsageError:
         raise
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except PICTURE_DAMAGE as error:
         raise broken(where, error) from error
 
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = read_json(path, MAX_METADATA_BYTES) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise broken(path.name, error) from error
+    if not isinstance(content, dict):
+        raise broken(path.name, "no JSON object")
+    return content
 
 
 def _space(text: Any) -> gym.Space | None:
@@ -331,11 +361,14 @@ def _space(text: Any) -> gym.Space | None:
     if text is None:
         return None
     try:
-        content: dict[str, Any] = json.loads(text) if isinstance(text, str) else text
+        content: dict[str, Any] = parse_json(text) if isinstance(text, str) else text
         kind = content["type"]
         if kind == "Box":
-            low, high = (np.asarray(content[key], content["dtype"]) for key in ("low", "high"))
-            return Box(low, high, tuple(content["shape"]), np.dtype(content["dtype"]).type)
+            dtype, shape = np.dtype(content["dtype"]), tuple(map(int, content["shape"]))
+            if dtype.kind not in "iuf" or math.prod(shape) > MAX_DIMENSIONS:
+                raise ValueError(f"a Box of {dtype} {shape}")
+            low, high = (np.asarray(content[key], dtype) for key in ("low", "high"))
+            return Box(low, high, shape, dtype.type)
         if kind == "Discrete":
             return Discrete(int(content["n"]), start=int(content.get("start", 0)))
         if kind == "MultiDiscrete":
@@ -343,7 +376,7 @@ def _space(text: Any) -> gym.Space | None:
             return MultiDiscrete(nvec, start=np.asarray(content.get("start", np.zeros_like(nvec)), np.int64))
         if kind == "MultiBinary":
             return MultiBinary(content["n"])
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError, OverflowError, AttributeError) as error:
         raise broken("metadata.json, action_space", error) from error
     fix = "flatten the actions when the dataset is made, for example with a minari.StepDataCallback"
     raise UsageError("action space", got=kind, allowed="Box, Discrete, MultiDiscrete or MultiBinary", fix=fix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from worldsim.envs.import_npz import PACKED
 from worldsim.envs.import_source import (
+    MAX_COLUMN_BYTES,
     MAX_EPISODE_BYTES,
+    PICTURE_DAMAGE,
     Columns,
     Pictures,
     Unusable,
@@ -27,20 +29,29 @@ from worldsim.envs.import_source import (
 )
 from worldsim.envs.import_videos import Video, missing_extra
 from worldsim.errors import UsageError
+from worldsim.foreign import file_size, is_number, is_whole, read_json
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 ROLES = {"action": "actions", "next.reward": "rewards", "next.done": "terminated", "next.truncated": "truncated"}
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+FREE_BYTES = 1 << 28
+"""What a table may unpack to even if it is small: a column of equal numbers takes no place in its file."""
+ROWS_AT_A_TIME = 64
+"""Rows of a table that are unpacked at once: a table of a few bytes may say the same large thing a million times."""
+TABLE_DAMAGE = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, OverflowError, NotImplementedError)
+"""What pyarrow raises: its own errors are of these kinds."""
+MAX_NUMBERS_BYTES = MAX_COLUMN_BYTES // 8
+"""Most numbers of an episode, which become Python's own on their way."""
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
 def tables() -> types.ModuleType:
-    """Return pyarrow.parquet; UsageError if it is not installed."""
+    """Return pyarrow, with its parquet; UsageError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "LeRobot datasets") from error
-    return pyarrow.parquet
+    return pyarrow
 
 
 def filled(template: str, values: Mapping[str, int | str]) -> str:
@@ -66,7 +77,7 @@ class LeRobotSource:
     action_space: gym.Space | None = None
 
     def __init__(self, path: Path, image: str | None) -> None:
-        self.parquet = tables()
+        self.arrow = tables()
         self.root = path
         self.name = path.resolve().name
         self.info = self._info()
@@ -93,11 +104,14 @@ class LeRobotSource:
     def _info(self) -> dict[str, Any]:
         path = self.root / "meta" / "info.json"
         try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            version, _ = str(info["codebase_version"]), float(info["fps"])
-            features = info["features"]
+            info = read_json(path)
+            version, features = str(info["codebase_version"]), info["features"]
+            if not is_number(info["fps"], 1e-6, 1e6):
+                raise ValueError(f"fps {info['fps']}")
             if not all(isinstance(feature, dict) for feature in features.values()) or "action" not in features:
                 raise ValueError("no action among its features")
+            if any(Path(name).is_absolute() or ".." in Path(name).parts for name in features):
+                raise ValueError("a feature whose name leads out of the dataset")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise broken("meta/info.json", repr(error)) from error
         if not version.startswith("v3"):
@@ -122,26 +136,36 @@ class LeRobotSource:
             rows += self._read(path, own).to_pylist()
         if not rows:
             raise broken("meta/episodes", "no table of episodes")
-        wrong = [row for row in rows if not all(isinstance(row[name], int | float) for name in own)]
+        amounts = [name for name in own if name.endswith("timestamp")]
+        wrong = [
+            row
+            for row in rows
+            if not all(is_number(row[name], 0, 1e9) if name in amounts else is_whole(row[name]) for name in own)
+        ]
         if wrong:
             raise broken("meta/episodes", f"a row that lacks numbers: {wrong[0]}")
         return sorted(rows, key=lambda row: row["episode_index"])
 
     def _read(self, path: Path, columns: Sequence[str], episode: int | None = None) -> Any:
         """Read columns of a table, of one episode or of all; UsageError if it is damaged, too large, or lacks one."""
-        where = str(path.relative_to(self.root))
-        only = None if episode is None else [("episode_index", "=", episode)]
+        where, parts, size = str(path.relative_to(self.root)), [], 0
         try:
-            with self.parquet.ParquetFile(path) as file:
+            most = min(MAX_EPISODE_BYTES, FREE_BYTES + PACKED * file_size(path))
+            with self.arrow.parquet.ParquetFile(path) as file:
                 lacking = set(columns) - set(file.schema_arrow.names)
                 if lacking:
                     raise broken(where, f"no column {', '.join(sorted(lacking))}")
-                size = sum(file.metadata.row_group(k).total_byte_size for k in range(file.num_row_groups))
-                check_bytes((size,), np.dtype(np.uint8), MAX_EPISODE_BYTES, where)
-            return self.parquet.read_table(path, columns=list(columns), filters=only, use_threads=False)
+                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(columns), use_threads=False):
+                    part = self.arrow.Table.from_batches([batch])
+                    if episode is not None:
+                        part = part.filter(np.asarray(part["episode_index"].to_pylist()) == episode)
+                    size += part.nbytes
+                    check_bytes((size,), np.dtype(np.uint8), most, where)
+                    parts.append(part)
+            return self.arrow.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(list(columns))
         except UsageError:
             raise
-        except (OSError, ValueError, RuntimeError, KeyError) as error:  # pyarrow's errors are of these kinds
+        except TABLE_DAMAGE as error:
             raise broken(where, error) from error
 
     def __len__(self) -> int:
@@ -189,9 +213,11 @@ class LeRobotSource:
     def _of_episode(self, table: Any, position: int) -> Any:
         """Return the rows of one episode, in order of frames."""
         episode = self.episodes[position]
-        numbers = table["episode_index"].to_numpy()
+        numbers, order = (np.asarray(table[name].to_pylist()) for name in ("episode_index", "frame_index"))
+        if not all(part.dtype.kind in "iuf" for part in (numbers, order)) and len(table):
+            raise broken(self.label(position), "rows without numbers of episode and frame")
         rows = np.flatnonzero(numbers == episode["episode_index"])
-        rows = rows[np.argsort(table["frame_index"].to_numpy()[rows], kind="stable")]
+        rows = rows[np.argsort(order[rows], kind="stable")]
         if len(rows) != episode["length"]:
             raise broken(self.label(position), f"{len(rows)} rows where {episode['length']} were announced")
         return table.take(rows)
@@ -199,6 +225,7 @@ class LeRobotSource:
     def columns(self, position: int) -> Columns:
         """Read actions, rewards, ends and vectors of numbers."""
         rows, where = self._rows(position), self.label(position)
+        check_bytes((rows.nbytes,), np.dtype(np.uint8), MAX_NUMBERS_BYTES, where)
         taken, readouts, left_out = dict[str, np.ndarray](), dict[str, np.ndarray](), dict(self.left_out)
         for name in rows.column_names:
             if name in BOOKKEEPING:
@@ -259,7 +286,9 @@ class LeRobotSource:
                 with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
                     Pictures.of((1, picture.height, picture.width, 3), where)
                     yield np.asarray(picture.convert("RGB"))
-            except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            except UsageError:
+                raise
+            except PICTURE_DAMAGE as error:
                 raise broken(where, error) from error
 
     def files(self) -> Sequence[Path]:

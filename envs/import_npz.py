@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,7 @@ from worldsim.envs.import_source import (
     Unusable,
     broken,
     check_bytes,
+    check_count,
     choose_image,
     is_flat,
     is_image,
@@ -28,9 +32,28 @@ from worldsim.envs.import_source import (
     role_of,
 )
 from worldsim.errors import UsageError
+from worldsim.foreign import file_size
 
-DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What a damaged archive raises when it is read."""
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    tokenize.TokenError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What a damaged archive, or a header of nonsense, raises when it is read."""
+MAX_HEADER_BYTES = 10_000
+PACKED = 1100
+"""How many times larger than it is stored a member can become (deflate's most is 1032)."""
 
 
 @runtime_checkable
@@ -49,6 +72,8 @@ class ArrayHeader:
     shape: tuple[int, ...]
     dtype: np.dtype
     column_major: bool
+    held: int = 0
+    """Bytes of the archive's member, header and numbers."""
 
 
 def read_header(file: Readable, where: str) -> ArrayHeader:
@@ -57,24 +82,29 @@ def read_header(file: Readable, where: str) -> ArrayHeader:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise broken(where, f"an array file of version {version}")
+        count = 2 if version == (1, 0) else 4
+        length = file.read(count)
+        if len(length) < count or int.from_bytes(length, "little") > MAX_HEADER_BYTES:
+            raise broken(where, f"a header of {int.from_bytes(length, 'little'):,} bytes")
+        header = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, column_major, dtype = read(file)
+        shape, column_major, dtype = read(header, max_header_size=MAX_HEADER_BYTES)
     except UsageError:
         raise
     except DAMAGE as error:
         raise broken(where, error) from error
-    if min(shape, default=0) < 0:
-        raise broken(where, f"the shape {shape}")
+    if min(shape, default=0) < 0 or max(shape, default=0) > 1 << 62 or len(shape) > 32:
+        raise broken(where, f"the shape {str(shape)[:200]}")
     return ArrayHeader(shape=shape, dtype=dtype, column_major=column_major)
 
 
-def load_array(file: Readable, where: str) -> np.ndarray:
-    """Read a whole .npy file; UsageError if it is damaged, too large, or would need a pickle to be read."""
+def load_array(file: Readable, where: str, most: int = MAX_COLUMN_BYTES) -> np.ndarray:
+    """Read a whole .npy file of at most ``most`` bytes; UsageError if it is damaged, too large, or needs a pickle."""
     header = read_header(file, where)
     if header.dtype.hasobject:
         fix = "store numbers: np.asarray(values, np.float32)"
         raise UsageError(where, got="Python objects (a pickle, which could run code)", allowed="numbers", fix=fix)
-    check_bytes(header.shape, header.dtype, MAX_COLUMN_BYTES, where)
+    check_bytes(header.shape, header.dtype, min(most, MAX_COLUMN_BYTES), where)
     size = math.prod(header.shape) * header.dtype.itemsize
     try:
         content = file.read(size)
@@ -84,6 +114,14 @@ def load_array(file: Readable, where: str) -> np.ndarray:
         raise broken(where, f"cut off: {len(content)} of {size} bytes")
     order = "F" if header.column_major else "C"
     return np.frombuffer(content, header.dtype).reshape(header.shape, order=order)
+
+
+def _check_member(member: zipfile.ZipInfo, size: int, where: str) -> None:
+    """Raise UsageError if a member of an archive of ``size`` bytes is packed in another way than NumPy's, or says it holds too much."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise broken(where, f"packed by method {member.compress_type}", fix="np.savez_compressed packs it anew")
+    if member.compress_size > size or member.file_size > PACKED * member.compress_size:
+        raise broken(where, f"{member.file_size:,} bytes, packed in {member.compress_size:,} of {size:,}")
 
 
 class NpzSource:
@@ -114,12 +152,17 @@ class NpzSource:
         """Return the header of every array in an archive."""
         path = self.paths[position]
         try:
+            size = file_size(path)
             with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(".npy")]
+                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+                check_count(len(members), path.name)
                 headers = {}
                 for member in members:
+                    where = f"{path.name}, {member.filename}"
+                    _check_member(member, size, where)
                     with archive.open(member) as file:
-                        headers[member.removesuffix(".npy")] = read_header(file, f"{path.name}, {member}")
+                        header = read_header(file, where)
+                    headers[member.filename.removesuffix(".npy")] = dataclasses.replace(header, held=member.file_size)
                 return headers
         except UsageError:
             raise
@@ -144,7 +187,10 @@ class NpzSource:
                 allowed="uint8, 0 .. 255, row-major",
                 fix="np.ascontiguousarray((frames * 255).round().astype(np.uint8)) if they are 0 .. 1",
             )
-        return Pictures.of(header.shape, self.label(position))
+        pictures = Pictures.of(header.shape, self.label(position))
+        if math.prod(header.shape) > header.held:
+            raise broken(f"{self.label(position)}, {name}", f"cut off: {header.held:,} bytes for {header.shape}")
+        return pictures
 
     def columns(self, position: int) -> Columns:
         """Read all arrays but the frames."""
@@ -168,6 +214,9 @@ class NpzSource:
                 with archive.open(f"{name}.npy") as file:
                     return load_array(file, f"{where}, {name}")
 
+            each = [headers[name] for name in (*roles.values(), *readouts)]
+            total = sum(math.prod(header.shape) * header.dtype.itemsize for header in each)
+            check_bytes((total,), np.dtype(np.uint8), MAX_COLUMN_BYTES, where)
             taken = {role: load(name) for role, name in roles.items()}
             return Columns(**taken, readouts={name: load(name) for name in sorted(readouts)}, left_out=left_out)
 

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 
 from worldsim.errors import UsageError
 
 MAX_EPISODE_BYTES = 8 << 30
 """Largest episode that is held in memory, as frames of the recording's size."""
 MAX_COLUMN_BYTES = 1 << 30
-"""Largest column of an episode beside its frames."""
+"""Largest column of an episode beside its frames; all of them together take no more."""
+MAX_SOURCE_BYTES = 1 << 36
+"""Largest array of frames that is read, a few at a time, as the source stores it."""
+MAX_COLUMNS = 1000
 MAX_FRAME_PIXELS = 1 << 26
 BLOCK_FRAMES = 32
 """Frames that are read and converted at a time."""
@@ -33,6 +39,23 @@ ROLES = {
 
 RESERVED = ("actions", "context", "frames", "is_success", "reward", "rewards", "terminated", "final_obs", "final_info")
 """Names that a dream gives to other things than a readout."""
+
+PICTURE_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises for damaged pictures, and for ones that are far larger than their files."""
 
 
 class Unusable(Exception):
@@ -84,7 +107,7 @@ class Pictures:
         if len(sides) != 3 or sides[2] not in (1, 3, 4) or not 1 <= sides[0] * sides[1] <= MAX_FRAME_PIXELS:
             raise UsageError(
                 f"frames of {where}",
-                got=f"shape {tuple(shape)}",
+                got=f"shape {str(tuple(shape))[:200]}",
                 allowed=f"(n, height, width, 3) of at most {MAX_FRAME_PIXELS:,} pixels; grey, RGBA or (n, 3, h, w) will do",
                 fix="name the right array with --image, or store the frames in that shape",
             )
@@ -158,11 +181,17 @@ def check_bytes(shape: Sequence[int], dtype: np.dtype, limit: int, where: str) -
     """Raise UsageError if an array of ``shape`` would take more than ``limit`` bytes; nothing is allocated."""
     size = dtype.itemsize
     for side in shape:
-        size *= int(side)
+        size = min(size * int(side), 1 << 80)  # as large as any, and still a number that can be printed
     if size > limit:
         fix = "split the episode, or give a smaller --size or a --frame_skip if these are frames"
-        got = f"shape {tuple(shape)} of {dtype}, {size / 1e9:.1f} GB"
+        got = f"shape {str(tuple(shape))[:200]} of {str(dtype)[:40]}, {size / 1e9:.1f} GB"
         raise UsageError(where, got=got, allowed=f"at most {limit / 1e9:.1f} GB an episode", fix=fix)
+
+
+def check_count(count: int, where: str) -> None:
+    """Raise UsageError for more than `MAX_COLUMNS` columns."""
+    if count > MAX_COLUMNS:
+        raise broken(where, f"more than {MAX_COLUMNS} arrays in an episode", fix="leave out those that are no columns")
 
 
 def is_flat(shape: Sequence[int], dtype: np.dtype) -> bool:

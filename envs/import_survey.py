@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,18 @@ class Steps:
             for name in ("rewards", "terminated", "truncated")
         }
         for name, values in (("an action", columns.actions), ("a reward", flat["rewards"])):
-            if values.dtype.kind == "f" and not np.isfinite(values[:steps]).all():
-                row = int(np.argwhere(~np.isfinite(values[:steps]))[0][0])
-                raise Unusable(f"{name} that is no finite number, in step {row}")
+            wrong = ~np.isfinite(_single(values[:steps])) if values.dtype.kind == "f" else np.zeros(0)
+            if wrong.any():
+                raise Unusable(f"{name} that is no finite number, in step {int(np.argwhere(wrong)[0][0])}")
         return cls(
             actions=columns.actions[:steps],
             rewards=flat["rewards"].astype(np.float32),
             terminated=flat["terminated"].astype(bool),
             truncated=flat["truncated"].astype(bool),
             readouts={
-                name: columns.readouts[original].astype(np.float32).reshape(frames, -1)
+                name: _single(columns.readouts[original]).reshape(
+                    frames, math.prod(columns.readouts[original].shape[1:])
+                )
                 for name, original in _plain_names(columns.readouts, where).items()
                 if len(columns.readouts[original]) == frames
             },
@@ -89,6 +92,12 @@ class Steps:
             readouts={name: values[first::k] for name, values in self.readouts.items()},
         )
         return actions[first:].reshape(count, -1), left
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Return numbers as float32, infinite where they are too large for it."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _plain_names(names: Iterable[str], where: str) -> dict[str, str]:

@@ -11,16 +11,27 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from worldsim.envs.import_npz import load_array
-from worldsim.envs.import_source import MAX_COLUMN_BYTES, Columns, Pictures, Unusable, broken, natural
+from worldsim.envs.import_source import (
+    MAX_FRAME_PIXELS,
+    PICTURE_DAMAGE,
+    Columns,
+    Pictures,
+    Unusable,
+    broken,
+    natural,
+)
 from worldsim.errors import UsageError
+from worldsim.foreign import file_size
 
 FORMATS = {".mp4": "mp4", ".webm": "webm"}
 """Containers by suffix. They are named to the decoder, so that a file that is something else is not opened as that."""
 PICTURE_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 SUFFIXES = (*FORMATS, *PICTURE_FORMATS)
+MAX_TABLE_BYTES = 1 << 24
+"""Largest CSV file that is read: texts take many times their size in memory."""
 
 
 def video_package() -> types.ModuleType:
@@ -43,9 +54,12 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         av = video_package()
-        self.damage: tuple[type[Exception], ...] = (av.FFmpegError, OSError, ValueError, RuntimeError)
+        self.damage: tuple[type[Exception], ...] = (
+            av.FFmpegError, OSError, ValueError, RuntimeError, TypeError, ArithmeticError, MemoryError,
+        )  # fmt: skip
         self.where = path.name
         try:
+            file_size(path)
             self.container: Any = av.open(str(path.absolute()), format=FORMATS[path.suffix.lower()])
         except self.damage as error:
             raise broken(self.where, error) from error
@@ -54,6 +68,7 @@ class Video:
             raise broken(self.where, "no video in it")
         self.stream = self.container.streams.video[0]
         self.stream.codec_context.thread_count = 1
+        self.stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         self.rate: Fraction | None = self.stream.average_rate
         self.size = (int(self.stream.height), int(self.stream.width))
 
@@ -116,7 +131,7 @@ class VideoSource:
         path = self.paths[position]
         if path.suffix.lower() in PICTURE_FORMATS:
             with _animation(path) as picture:
-                count, size = getattr(picture, "n_frames", 1), (picture.height, picture.width)
+                count, size = _count(picture, path.name), (picture.height, picture.width)
                 duration = picture.info.get("duration")
                 self.frame_rate = self.frame_rate or (1000 / duration if duration else None)
         else:
@@ -132,7 +147,7 @@ class VideoSource:
         if arrays.is_file():
             try:
                 with arrays.open("rb") as file:
-                    return Columns(actions=load_array(file, arrays.name))
+                    return Columns(actions=load_array(file, arrays.name, file_size(arrays)))
             except OSError as error:
                 raise broken(arrays.name, error) from error
         if table.is_file():
@@ -150,11 +165,11 @@ class VideoSource:
                     yield frame[None]
             return
         with _animation(path) as picture:
-            for k in range(getattr(picture, "n_frames", 1)):
+            for k in range(_count(picture, path.name)):
                 try:
                     picture.seek(k)
                     frame = np.asarray(picture.convert("RGB"))
-                except (OSError, EOFError, ValueError, SyntaxError) as error:
+                except PICTURE_DAMAGE as error:
                     raise broken(f"{path.name}, frame {k}", error) from error
                 yield frame[None]
 
@@ -169,17 +184,25 @@ class VideoSource:
 
 def _animation(path: Path) -> Image.Image:
     try:
+        file_size(path)
         picture = Image.open(path, formats=(PICTURE_FORMATS[path.suffix.lower()],))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except PICTURE_DAMAGE as error:
         raise broken(path.name, error) from error
     Pictures.of((1, picture.height, picture.width, 3), path.name)
     return picture
 
 
+def _count(picture: Image.Image, where: str) -> int:
+    try:
+        return getattr(picture, "n_frames", 1)
+    except PICTURE_DAMAGE as error:
+        raise broken(where, error) from error
+
+
 def read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Read actions from a CSV file: the names in its first line, if these are no numbers, and float rows (T, A)."""
-    if path.stat().st_size > MAX_COLUMN_BYTES:
-        raise broken(path.name, f"{path.stat().st_size / 1e9:.1f} GB of text", fix="store actions as NAME.npy")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise broken(path.name, f"{path.stat().st_size / 1e6:.1f} MB of text", fix="store actions as NAME.npy")
     try:
         lines = [line.split(",") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
@@ -187,11 +210,13 @@ def read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     names: tuple[str, ...] = ()
     if lines and not all(_is_number(cell) for cell in lines[0]):
         names = tuple(cell.strip().strip('"') for cell in lines.pop(0))
+    if not lines:
+        raise broken(path.name, "no row of numbers", fix="write a row of numbers, divided by commas, for every action")
     for row, cells in enumerate(lines):
         if len(cells) != len(lines[0]) or not all(_is_number(cell) for cell in cells):
             got = f"row {row}: {','.join(cells)[:80]!r}"
             raise broken(path.name, got, fix="write a row of numbers, divided by commas, for every action")
-    return names, np.array([[float(cell) for cell in cells] for cells in lines], np.float64).reshape(len(lines), -1)
+    return names, np.array([[float(cell) for cell in cells] for cells in lines], np.float64)
 
 
 def _is_number(cell: str) -> bool:

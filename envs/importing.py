@@ -122,7 +122,7 @@ def import_dataset(
 
 def kind_of(path: Path) -> str:
     """Say what kind of source lies at ``path``; UsageError if it is none, or several things at once."""
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         allowed = "a file or folder"
         raise UsageError("source", got=f"{path}, where nothing is", allowed=allowed, fix="check the path")
     if (path / "meta" / "info.json").is_file():
@@ -143,7 +143,7 @@ def kind_of(path: Path) -> str:
 
 def _open(path: Path, kind: str | None, image: str | None) -> Source:
     found = kind or kind_of(path)
-    if kind is not None and not path.exists():
+    if kind is not None and not path.is_file() and not path.is_dir():
         kind_of(path)
     if found in ("lerobot", "videos") and not path.is_dir():
         raise UsageError(

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,21 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from worldsim import hub
 from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.dit import DiT
 from worldsim.errors import UsageError, suggestion
+from worldsim.foreign import MAX_JSON_BYTES, file_size, is_mapping, read_json, read_tensors, refused
+from worldsim.sampler import check_num_steps
 from worldsim.spec import WorldSpec
 from worldsim.unet import UNet
 
 FORMAT = 1
 """Number of the checkpoint layout; a checkpoint of another number is refused."""
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
+MAX_DREAM_BYTES = 1 << 34
+"""Most that one dream may have to remember: its window of frames, with keys and values of all layers."""
 _KEYS = {"format", "architecture", "model", "world", "sampler", "dataset", "training", "weights_sha256"}
 
 
@@ -46,9 +51,8 @@ class Checkpoint:
     """Training record: command, seed, steps, minutes, device, commit, versions, validation scores."""
 
     def denoiser(self) -> Denoiser:
-        """Build the denoiser with these weights (float32)."""
-        denoiser = build(self.model, self.world)
-        wanted = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+        """Build the denoiser with these weights (float32), once it is known that they are all of its size."""
+        wanted = {name: tuple(weight.shape) for name, weight in skeleton(self.model, self.world).state_dict().items()}
         weights = {name: tensor if tensor.ndim else tensor[None] for name, tensor in self.weights.items()}  # as of old
         got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         for name in sorted(wanted.keys() | got.keys()):
@@ -59,6 +63,7 @@ class Checkpoint:
                     allowed=f"shape {wanted.get(name, 'no such weight')} by config.json",
                     fix="weights and config.json are of different models: copy the whole folder again",
                 )
+        denoiser = build(self.model, self.world)
         denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return denoiser
 
@@ -67,6 +72,22 @@ def build(model: ModelConfig, world: WorldSpec) -> Denoiser:
     """Return an untrained denoiser of the given sizes for the given world."""
     kind = DiT if model.architecture == "dit" else UNet
     return Denoiser(kind(model, world.action_dim, Denoiser.readout_dim(world)), world)
+
+
+class _Bare(TorchFunctionMode):
+    """Takes no memory for what torch's layers are made of, and fills nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", "") == "torch.nn.init" or func is torch.Tensor.normal_:
+            return args[0] if args else named["tensor"]
+        return func(*args, **(named | {"device": "meta"} if func is torch.empty else named))
+
+
+def skeleton(model: ModelConfig, world: WorldSpec) -> Denoiser:
+    """Return such a denoiser without its weights: what it would be made of can be counted."""
+    with torch.random.fork_rng(devices=[]), _Bare():
+        return build(model, world)
 
 
 def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], *, card: str, dtype: torch.dtype) -> Path:
@@ -140,30 +161,78 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 def load(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint folder; UsageError names what is missing, truncated, foreign or of another version."""
     folder = resolve(name_or_path)
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-    except (OSError, ValueError) as error:
-        raise _broken(folder / SETTINGS, error) from error
-    if not isinstance(settings, dict) or set(settings) != _KEYS or settings["format"] != FORMAT:
-        found = sorted(settings) if isinstance(settings, dict) else type(settings).__name__
-        raise _broken(folder / SETTINGS, f"keys {found}; this version reads format {FORMAT} with {sorted(_KEYS)}")
-    path = folder / WEIGHTS
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != settings["weights_sha256"]:
-            raise _broken(path, f"sha256 {digest[:12]} where {SETTINGS} says {settings['weights_sha256'][:12]}")
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise _broken(path, error) from error
+    settings, model, world = read_settings(folder / SETTINGS)
     return Checkpoint(
-        model=ModelConfig.from_json(settings["model"]),
-        world=WorldSpec.from_json(settings["world"]),
-        weights=weights,
-        sampler_steps=int(settings["sampler"]["num_steps"]),
+        model=model,
+        world=world,
+        weights=_weights(folder / WEIGHTS, settings["weights_sha256"], model, world),
+        sampler_steps=settings["sampler"]["num_steps"],
         dataset=settings["dataset"],
         training=settings["training"],
     )
+
+
+def read_settings(path: Path) -> tuple[Mapping[str, Any], ModelConfig, WorldSpec]:
+    """Read a checkpoint's config.json, and of it the model and the world; UsageError for what cannot be."""
+    try:
+        settings = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(settings, dict) or set(settings) != _KEYS or settings["format"] != FORMAT:
+        found = sorted(settings) if isinstance(settings, dict) else type(settings).__name__
+        raise _broken(path, f"keys {found}; this version reads format {FORMAT} with {sorted(_KEYS)}")
+    model, world = ModelConfig.from_json(settings["model"]), WorldSpec.from_json(settings["world"])
+    _check_settings(settings, model)
+    return settings, model, world
+
+
+def _check_settings(settings: Mapping[str, Any], model: ModelConfig) -> None:
+    """Refuse records that are none, and sampler steps that cannot be."""
+    sampler, record = settings["sampler"], settings["training"]
+    if not is_mapping(sampler) or type(sampler.get("num_steps")) is not int:
+        raise refused("checkpoint, sampler", sampler, '{"num_steps": a whole number}')
+    check_num_steps(sampler["num_steps"], model.max_steps)
+    stages = [settings["dataset"], record]
+    while is_mapping(stages[-1]) and stages[-1].get("begun_from"):
+        stages.append(stages[-1]["begun_from"])
+    scores: Any = record.get("validation", {}) if is_mapping(record) else None
+    scored = is_mapping(scores) and all(isinstance(score, float | int) for score in scores.values())
+    if not all(map(is_mapping, stages)) or not scored or not isinstance(settings["weights_sha256"], str):
+        raise refused("checkpoint, dataset and training", stages[-1], "records by name")
+
+
+def _check_memory(denoiser: Denoiser, world: WorldSpec) -> None:
+    """Refuse a world whose dreams no memory could hold."""
+    config = denoiser.network.config
+    height, width = (max(1, side // config.patch) for side in world.frame_shape[:2])
+    rings = 2 * sum(map(math.prod, denoiser.network.layers((height, width))))
+    size = 4 * config.window * (rings + 2 * math.prod(world.frame_shape))
+    if size > MAX_DREAM_BYTES:
+        got = f"{size / 1e9:.0f} GB (window {config.window}, frames {world.frame_shape})"
+        raise refused("checkpoint, memory of one dream", got, f"at most {MAX_DREAM_BYTES / 1e9:.0f} GB")
+
+
+def _weights(path: Path, sha256: str, model: ModelConfig, world: WorldSpec) -> Mapping[str, Tensor]:
+    """Read the weights; no byte of a file that is larger than the model."""
+    try:
+        bare = skeleton(model, world)
+        _check_memory(bare, world)
+        most = 8 * sum(weight.numel() for weight in bare.state_dict().values()) + MAX_JSON_BYTES
+        if file_size(path) > most:
+            raise ValueError(f"{file_size(path):,} bytes, where {SETTINGS} speaks of {most:,} at the most")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise ValueError(f"sha256 {digest[:12]} where {SETTINGS} says {sha256[:12]}")
+        weights, _ = read_tensors(path)
+        strange = next((name for name, tensor in weights.items() if not tensor.dtype.is_floating_point), None)
+        if strange is not None:
+            raise ValueError(f"{strange!r} is of type {weights[strange].dtype}")
+    except UsageError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError where torch cannot count so many weights
+        raise _broken(path, error) from error
+    return weights
 
 
 def _broken(path: Path, reason: object) -> UsageError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from worldsim.errors import UsageError, suggestion
+from worldsim.foreign import is_mapping, is_number, is_whole, refused
 
 ARCHITECTURES = {
     "dit": "block-causal Diffusion Transformer",
@@ -16,6 +18,22 @@ ARCHITECTURES = {
 """Kinds of networks, and what they are called."""
 
 RECENT_FRAMES = 2
+
+LIMITS = {
+    "width": (8, 1 << 16),
+    "depth": (1, 128),
+    "heads": (1, 1 << 12),
+    "time_every": (0, 128),
+    "patch": (1, 128),
+    "fine_patch": (1, 128),
+    "stem_channels": (1, 1 << 14),
+    "head_blocks": (0, 64),
+    "cond_width": (1, 1 << 16),
+    "readout_width": (1, 1 << 16),
+    "window": (2, 1 << 12),
+    "max_steps": (1, 1 << 16),
+}
+"""Least and greatest of every size: beyond what anybody trains, and within what can be counted before memory is taken."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,13 +74,7 @@ class ModelConfig:
     """Noise (share of 1 in ``1 - level``) put on frames as they are committed to the cache."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise UsageError(
-                "architecture",
-                got=repr(self.architecture),
-                allowed=", ".join(ARCHITECTURES),
-                fix=suggestion(self.architecture, tuple(ARCHITECTURES)),
-            )
+        _check(dataclasses.asdict(self))
         if self.width % self.heads or (self.width // self.heads) % 8:
             raise UsageError(
                 "heads",
@@ -90,10 +102,8 @@ class ModelConfig:
                 allowed="fine_patch times a power of two: a U-Net or a pyramid halves its cells until they are patches",
                 fix="4 x 4 = 16 is the default",
             )
-        if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
+        if self.max_steps & (self.max_steps - 1):
             raise UsageError("max_steps", got=self.max_steps, allowed="a power of two", fix="8 is the default")
-        if self.window < 2:
-            raise UsageError("window", got=self.window, allowed="2 frames or more", fix="32 is the default")
 
     @property
     def head_dim(self) -> int:
@@ -120,9 +130,12 @@ class ModelConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Rebuild settings from `to_json`; UsageError names unknown keys."""
+    def from_json(cls, data: Any) -> ModelConfig:
+        """Rebuild settings from `to_json`; UsageError names what is unknown, missing or out of all proportion."""
         known = {field.name for field in dataclasses.fields(cls)}
+        needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+        if not is_mapping(data) or not needed <= set(data):
+            raise refused("model config", data, f"settings by name, with {', '.join(sorted(needed))} among them")
         unknown = sorted(set(data) - known)
         if unknown:
             raise UsageError(
@@ -131,7 +144,25 @@ class ModelConfig:
                 allowed=f"{sorted(known)}",
                 fix="the checkpoint is of another version of worldsim: install the version its card names",
             )
-        return cls(**data)
+        _check(data)
+        noise = {"context_noise": float(data["context_noise"])} if "context_noise" in data else {}
+        return cls(**{**data, **noise})
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Refuse what is no number, and numbers out of all proportion, before anything is built of them."""
+    kind = settings.get("architecture", "dit")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        fix = suggestion(str(kind), tuple(ARCHITECTURES))
+        raise UsageError("architecture", got=repr(kind), allowed=", ".join(ARCHITECTURES), fix=fix)
+    for name, (low, high) in LIMITS.items():
+        if name in settings and not is_whole(settings[name], low, high):
+            allowed, fix = f"a whole number, {low} .. {high}", "begin with a preset's: worldsim presets"
+            raise UsageError(name, got=reprlib.repr(settings[name]), allowed=allowed, fix=fix)
+    if not isinstance(settings.get("pyramid", False), bool):
+        raise refused("pyramid", settings["pyramid"], "true or false")
+    if not is_number(settings.get("context_noise", 0), 0, 1):
+        raise refused("context_noise", settings["context_noise"], "0 .. 1")
 
 
 def _beside(config: ModelConfig, architecture: str, width: int, heads: int, stem_channels: int) -> ModelConfig:

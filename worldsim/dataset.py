@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from worldsim.episode import Episode
 from worldsim.errors import UsageError, suggestion
+from worldsim.foreign import is_mapping, is_whole, read_json
 from worldsim.spec import WorldSpec
 from worldsim.storage import (
     METADATA_NAME,
@@ -27,9 +30,9 @@ from worldsim.storage import (
     EpisodeRecord,
     RecordingHeader,
     damaged,
+    episode_of,
     missing_recording,
     open_shard,
-    read_episode,
     shard_path,
     unwritable,
 )
@@ -37,6 +40,8 @@ from worldsim.storage import (
 SPLITS = ("train", "val", "test")
 SPLIT_BLOCK = 20  # of every so many consecutive episodes one is "val" and one is "test"
 CACHE_FOLDER = "cache"
+MAX_METADATA_BYTES = 1 << 27
+"""Enough for some 300,000 episodes."""
 
 
 def split_of(dataset_seed: int, episode_id: int) -> str:
@@ -94,7 +99,7 @@ class EpisodeDataset:
             file = shard_path(folder, int(shard))
             if not file.exists() or file.stat().st_size != size:
                 raise damaged(file, f"a file of other than the {size} bytes that the index knows")
-        records = [EpisodeRecord(**record) for record in content["episodes"]]
+        records = [EpisodeRecord.from_json(record) for record in content["episodes"]]
         return cls(folder, RecordingHeader.from_json(json.dumps(content["header"])), records, content["fingerprint"])
 
     @property
@@ -118,13 +123,18 @@ class EpisodeDataset:
             allowed = f"an id between {min(self.records)} and {max(self.records)}"
             raise UsageError("episode", got=episode_id, allowed=allowed, fix="see episode_ids()")
         shard = self.records[episode_id].shard
+        path = shard_path(self.folder, shard)
         if shard not in self._files:
-            self._files[shard] = open_shard(shard_path(self.folder, shard))
-        try:
-            group = self._files[shard][f"episode_{episode_id}"]
-            return read_episode(cast(h5py.Group, group))
-        except (OSError, KeyError) as error:
-            raise damaged(shard_path(self.folder, shard), f"episode {episode_id} unreadable: {error}") from error
+            self._files[shard] = open_shard(path)
+        episode = episode_of(self._files[shard], episode_id, path)
+        got = (episode.num_steps, *episode.frames.shape[1:], *episode.actions.shape[1:])
+        wanted = (self.records[episode_id].num_steps, *self.spec.frame_shape, self.spec.action_dim)
+        widths = {readout.name: len(readout.names) for readout in self.spec.readouts}
+        found = {name: int(np.prod(rows.shape[1:])) for name, rows in episode.readouts.items() if name in widths}
+        if got != wanted or found != widths:
+            said = f"steps, frames, actions and readouts {got} {found} where the index says {wanted} {widths}"
+            raise damaged(path, f"episode {episode_id} with {said}")
+        return episode
 
     def cache(self, split: str, folder: str | Path | None = None) -> FrameCache:
         """Return the split as arrays in memory: made at the first call, only mapped afterwards.
@@ -154,12 +164,20 @@ class EpisodeDataset:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
+    """Return what the index says; UsageError if it is none, or names what could lie in another folder."""
     try:
-        return json.loads(path.read_text())["worldsim"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        content = read_json(path, MAX_METADATA_BYTES)["worldsim"]
+        sizes, identity, _ = content["shard_bytes"], content["fingerprint"], content["header"]
+        numbered = is_mapping(sizes) and all(re.fullmatch(r"\d{1,12}", key, re.ASCII) for key in sizes)
+        if not numbered or not all(map(is_whole, sizes.values())) or not isinstance(content["episodes"], list):
+            raise ValueError("shards and episodes that are no numbered ones")
+        if not isinstance(identity, str) or not re.fullmatch(r"[0-9a-f]{64}", identity):
+            raise ValueError("a fingerprint that is none")
+        return content
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"dataset metadata {path}",
-            got="a file that is no worldsim metadata (cut off, or of another program)",
+            got=f"a file that is no worldsim metadata (cut off, or of another program): {error}",
             allowed="the JSON that `worldsim record` writes",
             fix="rebuild it from the shards with worldsim.storage.build_index(FOLDER)",
         ) from error
@@ -183,8 +201,9 @@ def _build_cache(dataset: EpisodeDataset, ids: Sequence[int], target: Path) -> N
         temporary.rename(target)
     except OSError:  # another process was faster; its arrays are the same
         shutil.rmtree(temporary)
-    for stale in target.parent.glob(f"{target.name.split('-')[0]}-*"):
-        if stale != target and not stale.name.endswith(".tmp"):  # arrays of the recording before it grew
+    made = re.compile(rf"{target.name.split('-')[0]}-[0-9a-f]{{24}}")
+    for stale in target.parent.iterdir():
+        if stale != target and made.fullmatch(stale.name):  # arrays of the recording before it grew
             shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -217,7 +236,14 @@ class FrameCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+        try:
+            arrays = {path.stem: _array(path) for path in folder.glob("*.npy")}
+            shape = _cached_shape(arrays)
+            if (folder / "frames.u8").stat().st_size != math.prod(shape):
+                raise ValueError(f"a cut-off frames file, where {shape} bytes are due")
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            fix = "delete that folder: it is made anew from the shards"
+            raise UsageError(f"cache {folder}", got=error, allowed="what worldsim keeps there", fix=fix) from error
         self.episode_ids: np.ndarray = arrays["episode_ids"]
         self.offsets: np.ndarray = arrays["offsets"]
         self.actions: np.ndarray = arrays["actions"]
@@ -225,12 +251,7 @@ class FrameCache:
         self.terminated: np.ndarray = arrays["terminated"]
         prefix = "readout_"
         self.readouts = {key.removeprefix(prefix): rows for key, rows in arrays.items() if key.startswith(prefix)}
-        shape = (int(self.offsets[-1]), *arrays["frame_shape"].tolist())
-        path = folder / "frames.u8"
-        if path.stat().st_size != int(np.prod(shape)):
-            fix = "delete that folder: it is made anew from the shards"
-            raise UsageError(f"cache {folder}", got="a cut-off frames file", allowed=f"{shape} bytes", fix=fix)
-        self.frames: np.ndarray = np.memmap(path, np.uint8, "r", shape=shape)
+        self.frames: np.ndarray = np.memmap(folder / "frames.u8", np.uint8, "r", shape=shape)
 
     @property
     def num_episodes(self) -> int:
@@ -270,3 +291,30 @@ class FrameCache:
             terminated=self.terminated[steps],
             readouts={name: values[rows] for name, values in self.readouts.items()},
         )
+
+
+def _array(path: Path) -> np.ndarray:
+    """Read an array into memory, once it is known that the file is as large as it says; ValueError for anything else."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "bif":
+        raise ValueError(f"{path.name} holds no numbers")
+    return np.array(mapped)
+
+
+def _cached_shape(arrays: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
+    """Return the shape of all frames of a cache; ValueError if its arrays do not belong together."""
+    ids, offsets, sides = arrays["episode_ids"], arrays["offsets"], arrays["frame_shape"]
+    whole = all(array.dtype == np.int64 and array.ndim == 1 for array in (ids, offsets, sides))
+    if not whole or len(offsets) != len(ids) + 1 or len(sides) != 3 or offsets[0] != 0 or sides.min() < 1:
+        raise ValueError("episodes without an order")
+    if np.any(np.diff(offsets) < 1):
+        raise ValueError("episodes without frames")
+    count = int(offsets[-1])
+    rows = {name: count if name.startswith("readout_") else count - len(ids) for name in arrays}
+    rows |= {"episode_ids": len(ids), "offsets": len(offsets), "frame_shape": 3}
+    kinds = {"terminated": bool, "actions": np.float32, "rewards": np.float32}
+    for name, array in arrays.items():
+        if not array.ndim or len(array) != rows[name] or array.dtype != kinds.get(name, array.dtype):
+            raise ValueError(f"{name} of shape {array.shape}, where {rows[name]} rows are due")
+    height, width, colours = sides.tolist()
+    return count, height, width, colours

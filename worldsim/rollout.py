@@ -6,6 +6,8 @@ Dimension keys: B batch, G groups of attention, N tokens of a group, K channels 
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +23,16 @@ from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
 
 Frames = UInt8[np.ndarray, "b h w 3"]
+
+
+def _compute_alone() -> None:
+    """Let a forked process compute in one thread: it has none of its parent's others, and torch would wait for them for ever."""
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_compute_alone)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,21 +137,28 @@ class Rollout:
 
     def check_state(self, state: WorldState) -> None:
         """Raise UsageError unless ``state`` is one that this network can go on from."""
-        network, cache = self.network, state.cache
+        network, cache, config = self.network, state.cache, self.network.config
+        height, width = (side * config.patch for side in state.grid)
+        tokens, remembered = math.prod(state.grid), 0 if config.stacked else config.window
+        rings = [(groups, config.window, own, channels) for groups, own, channels in network.layers(state.grid)]
         wanted = (
-            [(*layer[:1], network.config.window, *layer[1:]) for layer in network.layers(state.grid)],
-            (network.config.recent, network.config.past_actions),
-            self.denoiser.raw_readout_dim,
+            rings,
+            rings,
+            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2)],
+            [(config.recent, height, width, 3), (config.past_actions, network.condition.action_dim)],
+            (self.denoiser.raw_readout_dim,),
             network.dtype,
         )
         got = (
             [tuple(keys.shape[1:]) for keys in cache.keys],
-            (state.recent.shape[1], state.past_actions.shape[1]),
-            state.readout.shape[1],
+            [tuple(values.shape[1:]) for values in cache.values],
+            [tuple(cache.recall_keys.shape[1:]), tuple(cache.patches.shape[1:])],
+            [tuple(state.recent.shape[1:]), tuple(state.past_actions.shape[1:])],
+            tuple(state.readout.shape[1:]),
             cache.recall_keys.dtype,
         )
         if got != wanted:
-            names = "rings of the layers, recent frames and actions, readouts, type"
+            names = "rings of the layers, what is recalled, recent frames and actions, readouts, type"
             raise UsageError(
                 "world state",
                 got=f"({names}) = {got}",

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldsim.distributed import cut_like, like, whole, whole_state
 from worldsim.errors import UsageError
+from worldsim.foreign import is_mapping, is_number, is_whole, parse_json, read_tensors
 
 
 def gather_state(modules: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -43,9 +43,11 @@ def load_state(
 ) -> dict[str, Any]:
     """Put what `save_state` wrote back into modules and optimisers and return the record."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            record = json.loads(file.metadata()["record"])
+        tensors, metadata = read_tensors(path)
+        record = parse_json(metadata["record"])
+        kept = is_mapping(record) and is_mapping(record["identity"]) and is_mapping(record["scores"])
+        if not kept or not is_whole(record["step"]) or not is_number(record["seconds"], 0):
+            raise ValueError("no record of a training")
         for name, module in modules.items():
             prefix = f"{name}/"
             own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -53,7 +55,7 @@ def load_state(
         for number, optimizer in enumerate(optimizers):
             moments = _moments(tensors, f"optimizer{number}/", optimizer)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError, TypeError) as error:
         raise UsageError(
             "training state",
             got=f"{path} ({str(error)[:200]})",
@@ -72,5 +74,8 @@ def _moments(
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             index, key = name.removeprefix(prefix).split("/")
-            moments.setdefault(int(index), {})[key] = like(tensor, parameters[int(index)])
+            parameter = parameters[int(index)]
+            if tensor.ndim and tensor.shape != parameter.shape:
+                raise ValueError(f"{name!r} of shape {tuple(tensor.shape)}, where {tuple(parameter.shape)} is due")
+            moments.setdefault(int(index), {})[key] = like(tensor, parameter)
     return moments

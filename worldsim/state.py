@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from worldsim.cache import Layer, StreamCache
 from worldsim.config import ModelConfig
 from worldsim.errors import UsageError
+from worldsim.foreign import read_tensors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,30 +169,48 @@ class WorldState:
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> WorldState:
         """Read a state written by `save`; UsageError if the file is something else."""
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            generators = []
-            for saved in read["generators"].cpu():
-                generator = torch.Generator()
-                generator.set_state(saved.clone())
-                generators.append(generator)
-            return cls(
-                cache=StreamCache.of(read),
-                times=read["times"],
-                recent=read["recent"],
-                past_actions=read["past_actions"],
-                readout=read["readout"],
-                generators=tuple(generators),
-                grid=(int(read["grid"][0]), int(read["grid"][1])),
-                frames=read["frames"].cpu().numpy(),
-            )
-        except (OSError, SafetensorError, KeyError) as error:
+            read, _ = read_tensors(path, device=str(device))
+            return cls._of(read)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, IndexError) as error:
             raise UsageError(
                 "world state file",
                 got=f"{path} ({error})",
                 allowed="a file written by WorldState.save",
                 fix="save again",
             ) from error
+
+    @classmethod
+    def _of(cls, read: Mapping[str, Tensor]) -> WorldState:
+        """Undo `save`; ValueError and others where parts are missing or contradict each other."""
+        generators = []
+        for saved in read["generators"].cpu():
+            generator = torch.Generator()
+            generator.set_state(saved.clone())
+            generators.append(generator)
+        rows, columns = (int(side) for side in read["grid"].reshape(2))
+        cache, frames = StreamCache.of(read), read["frames"].cpu()
+        b, height, width, colours = frames.shape
+        per_world = [
+            *cache.tensors().values(),
+            *(read[name] for name in ("times", "recent", "past_actions", "readout")),
+        ]
+        if any(tensor.ndim < 1 or len(tensor) != len(generators) for tensor in (frames, *per_world)):
+            raise ValueError(f"other numbers of worlds than {len(generators)}")
+        whole = frames.dtype == torch.uint8 and read["times"].dtype == torch.int64 and bool((read["times"] >= 0).all())
+        if not whole or b < 1 or colours != 3 or read["recent"].shape[2:] != frames.shape[1:]:
+            raise ValueError("frames or times of another kind")
+        if rows < 1 or columns < 1 or height % rows or width % columns or height // rows != width // columns:
+            raise ValueError(f"frames of {height}x{width} pixels as {rows}x{columns} patches")
+        return cls(
+            cache=cache,
+            times=read["times"],
+            recent=read["recent"],
+            past_actions=read["past_actions"],
+            readout=read["readout"],
+            generators=tuple(generators),
+            grid=(rows, columns),
+            frames=frames.numpy(),
+        )
 
 
 def _copy_generator(generator: torch.Generator) -> torch.Generator:

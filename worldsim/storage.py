@@ -23,6 +23,8 @@ import numpy as np
 
 from worldsim.episode import Episode
 from worldsim.errors import UsageError
+from worldsim.foreign import file_size, is_mapping, is_whole, parse_json, refused
+from worldsim.hdf5 import attributes_of, check_stored, member
 from worldsim.spec import WorldSpec
 
 INDEX_NAME = "main_data.hdf5"
@@ -31,6 +33,10 @@ SHARD_FOLDER = "shards"
 FORMAT_VERSION = 1
 FRAMES_PER_CHUNK = 8
 GZIP_LEVEL = 4
+MAX_COLUMN_BYTES = 1 << 33
+"""Largest column of an episode that is read."""
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
+"""What a damaged shard raises when it is read."""
 MINARI_VERSION = "0.5.3"  # the oldest version whose metadata can say that frames are not JPEG
 
 
@@ -53,8 +59,14 @@ class RecordingHeader:
 
     @classmethod
     def from_json(cls, text: str) -> RecordingHeader:
-        """Rebuild a header from `to_json`."""
-        content = json.loads(text)
+        """Rebuild a header from `to_json`; UsageError if the text is none."""
+        try:
+            content = parse_json(text)
+        except ValueError as error:
+            raise refused("recording header", error, "the JSON that `worldsim record` writes") from error
+        whole = is_mapping(content) and {"spec", "seed", "details"} <= set(content) and is_mapping(content["details"])
+        if not whole or not is_whole(content["seed"], -(1 << 63)):
+            raise refused("recording header", content, "spec, seed and details of a recording")
         return cls(spec=WorldSpec.from_json(content["spec"]), seed=content["seed"], details=content["details"])
 
 
@@ -71,6 +83,17 @@ class EpisodeRecord:
     seed: int
     sha256: str
     attributes: Mapping[str, str | int | float]
+
+    @classmethod
+    def from_json(cls, data: Any) -> EpisodeRecord:
+        """Read one line of the index; UsageError if it is none."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        whole = is_mapping(data) and set(data) == names and is_mapping(data["attributes"])
+        counted = whole and all(is_whole(data[name], 0, 1 << 40) for name in ("episode_id", "shard", "num_steps"))
+        plain = counted and all(isinstance(value, str | int | float) for value in data["attributes"].values())
+        if not plain or not is_whole(data["seed"], -(1 << 63)) or not isinstance(data["sha256"], str):
+            raise refused("recording, line of an episode", data, f"{', '.join(sorted(names))}, as they are written")
+        return cls(**data)
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -159,47 +182,84 @@ def write_episode(group: h5py.Group, episode_id: int, episode: Episode) -> None:
 
 
 def read_episode(group: h5py.Group) -> Episode:
-    """Read one episode's group back, bit for bit: info columns of T+1 rows are readouts, those of T rows extras."""
-    attributes = {name: _plain(value) for name, value in group.attrs.items()}
+    """Read one episode's group back, bit for bit: info columns of T+1 rows are readouts, those of T rows extras.
+
+    ValueError (or another of `DAMAGE`) where it holds links, arrays of other types, or less than it declares.
+    """
+    attributes = attributes_of(group)
     steps = int(attributes["total_steps"])
-    names = list(group["infos"]) if "infos" in group else []  # pyright: ignore[reportArgumentType]
-    infos = {name: _column(group, f"infos/{name}") for name in names}
+    inside = _group(group, "infos") if "infos" in group else {}
+    infos = {str(name): _column(group, f"infos/{name}") for name in inside}
     own = {"id", "seed", "total_steps", "sha256"}
+    columns = {name: _column(group, name, kind) for name, kind in _KINDS.items()}
+    readouts = {name: rows for name, rows in infos.items() if len(rows) == steps + 1}
+    wrong = [name for name, rows in readouts.items() if rows.dtype != np.float32]
+    if wrong or any(len(rows) != steps + (name == "observations") for name, rows in columns.items()):
+        raise ValueError(f"columns of other lengths than {steps} steps have, or readouts of other numbers: {wrong}")
     return Episode(
-        frames=_column(group, "observations"),
-        actions=_column(group, "actions"),
-        rewards=_column(group, "rewards"),
-        terminated=_column(group, "terminations"),
-        truncated=_column(group, "truncations"),
+        frames=columns["observations"],
+        actions=columns["actions"],
+        rewards=columns["rewards"],
+        terminated=columns["terminations"],
+        truncated=columns["truncations"],
         seed=int(attributes["seed"]),
-        readouts={name: rows for name, rows in infos.items() if len(rows) == steps + 1},
+        readouts=readouts,
         extras={name: rows for name, rows in infos.items() if len(rows) == steps},
         attributes={name: value for name, value in attributes.items() if name not in own},
     )
 
 
-def _column(group: h5py.Group, name: str) -> np.ndarray:
-    """Return one column's rows; KeyError if the group has no such column."""
-    column = group[name]
+_KINDS = {
+    "observations": ("uint8", 4),
+    "actions": ("float32", 2),
+    "rewards": ("float32", 1),
+    "terminations": ("bool", 1),
+    "truncations": ("bool", 1),
+}
+"""Type and number of axes of an episode's own columns."""
+
+
+def _column(group: h5py.Group, name: str, kind: tuple[str, int] | None = None) -> np.ndarray:
+    """Return one column's rows; KeyError if the group has no such column, ValueError if it is of another kind."""
+    column = member(group, name)
     if not isinstance(column, h5py.Dataset):
         raise KeyError(name)
+    if not column.ndim or (kind is not None and (column.dtype != kind[0] or column.ndim != kind[1])):
+        raise ValueError(f"{name} is {column.dtype} {column.shape}")
+    check_stored(column, MAX_COLUMN_BYTES)
     return column[()]
 
 
-def _plain(value: Any) -> str | int | float:
-    return value.item() if isinstance(value, np.generic) else value
+def _group(group: h5py.Group, name: str) -> h5py.Group:
+    found = member(group, name)
+    if not isinstance(found, h5py.Group):
+        raise KeyError(name)
+    return found
 
 
 def open_shard(path: Path) -> h5py.File:
     """Open a shard for reading; UsageError naming it if it is missing, truncated, or no shard of worldsim's at all."""
     try:
+        file_size(path)
         file = h5py.File(path, "r")
     except OSError as error:
         raise damaged(path, str(error)) from error
-    if "worldsim" not in file.attrs:
+    try:
+        headed = "worldsim" in file.attrs
+    except DAMAGE:
+        headed = False
+    if not headed:
         file.close()
         raise damaged(path, "an HDF5 file without a recording's header")
     return file
+
+
+def episode_of(file: h5py.File, episode_id: int, path: Path) -> Episode:
+    """Read an episode of a shard that is open; UsageError, naming the shard at ``path``, if that cannot be done."""
+    try:
+        return read_episode(_group(file, f"episode_{episode_id}"))
+    except DAMAGE as error:
+        raise damaged(path, f"episode {episode_id} unreadable: {error}") from error
 
 
 def damaged(path: Path, reason: str) -> UsageError:
@@ -219,11 +279,12 @@ def shard_is_whole(folder: Path, shard: int, header: RecordingHeader, episode_id
     """
     path = shard_path(folder, shard)
     try:
+        file_size(path)
         file = h5py.File(path, "r")
     except OSError:
         return False
     with file:
-        found = file.attrs.get("worldsim", "")
+        found = str(file.attrs.get("worldsim", ""))
         if found != header.to_json():
             raise UsageError(
                 f"shard {path}",
@@ -247,8 +308,11 @@ def build_index(folder: Path) -> list[EpisodeRecord]:
     records: list[EpisodeRecord] = []
     for path in paths:
         with open_shard(path) as file:
-            headers.setdefault(str(file.attrs["worldsim"]), path)
-            records.extend(_record(group, int(path.stem)) for group in file.values())
+            try:
+                headers.setdefault(str(attributes_of(file)["worldsim"]), path)
+                records.extend(_record(_group(file, str(name)), int(path.stem)) for name in file)
+            except DAMAGE as error:
+                raise damaged(path, str(error)) from error
     if len(headers) > 1:
         raise damaged(list(headers.values())[1], f"a shard of another recording than {paths[0].name}")
     records.sort(key=lambda record: record.episode_id)
@@ -274,15 +338,10 @@ def missing_recording(folder: Path) -> UsageError:
 
 
 def _record(group: h5py.Group, shard: int) -> EpisodeRecord:
-    attributes = {name: _plain(value) for name, value in group.attrs.items()}
-    return EpisodeRecord(
-        episode_id=int(attributes.pop("id")),
-        shard=shard,
-        num_steps=int(attributes.pop("total_steps")),
-        seed=int(attributes.pop("seed")),
-        sha256=str(attributes.pop("sha256")),
-        attributes=attributes,
-    )
+    attributes = attributes_of(group)
+    own = {key: attributes.pop(name) for key, name in (("episode_id", "id"), ("num_steps", "total_steps"))}
+    own |= {name: attributes.pop(name) for name in ("seed", "sha256")}
+    return EpisodeRecord.from_json({**own, "shard": shard, "attributes": attributes})
 
 
 def fingerprint(header: RecordingHeader, records: Sequence[EpisodeRecord]) -> str:
