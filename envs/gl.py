@@ -20,6 +20,10 @@ _INSTALL = (
 )
 
 
+_POOLED: set[int] = set()
+"""This process, and those it was forked from, where OpenGL was opened and may draw by threads of its own."""
+
+
 def _no_opengl(error: Exception) -> UsageError:
     return UsageError(
         "OpenGL",
@@ -38,14 +42,16 @@ except (AttributeError, OSError, RuntimeError) as error:
 def choose_backend() -> None:
     """Choose EGL on a Linux machine without a display, unless MUJOCO_GL says otherwise; also after `import mujoco`.
 
-    Small frames are drawn faster by software OpenGL in the calling thread than by a pool, so LP_NUM_THREADS (read by
-    Mesa's llvmpipe alone) defaults to none.
+    Small frames are drawn faster by software OpenGL in the calling thread than by a pool, which a forked process would
+    not have, so LP_NUM_THREADS (read by Mesa's llvmpipe alone) defaults to none.
     """
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if platform.system() != "Linux" or os.environ.get("MUJOCO_GL") or has_display:
+    if platform.system() != "Linux":
+        return
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    if os.environ.get("MUJOCO_GL") or has_display:
         return
     os.environ["MUJOCO_GL"] = "egl"
-    os.environ.setdefault("LP_NUM_THREADS", "0")
     if "mujoco" in sys.modules:
         _replace_context()
 
@@ -58,14 +64,29 @@ def _replace_context() -> None:
             module.GLContext = importlib.import_module("mujoco.egl").GLContext
 
 
+def check_process() -> None:
+    """Raise UsageError in a process forked from one that draws by threads of its own, for which it would wait for ever."""
+    if _POOLED and os.getpid() not in _POOLED:
+        raise UsageError(
+            "drawing",
+            got="a process forked from one in which OpenGL draws by several threads",
+            allowed="processes that are spawned, or OpenGL without threads",
+            fix="multiprocessing.get_context('spawn'), or LP_NUM_THREADS=0 in the environment before anything is drawn",
+        )
+
+
 def open_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
     """Return a renderer for frames of ``height`` x ``width`` pixels, on a back end chosen for this machine.
 
     Raises:
-        UsageError: no OpenGL could be had; the text names the packages to install.
+        UsageError: no OpenGL could be had; the text names the packages to install. Or none in a forked process.
     """
+    check_process()
     try:
         choose_backend()
-        return mujoco.Renderer(model, height, width, max_geom=64)
+        renderer = mujoco.Renderer(model, height, width, max_geom=64)
+        if os.environ.get("LP_NUM_THREADS") != "0":
+            _POOLED.add(os.getpid())
+        return renderer
     except (ImportError, OSError, RuntimeError, AttributeError, mujoco.FatalError) as error:
         raise _no_opengl(error) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from worldsim.envs.gl import mujoco, open_renderer
+from worldsim.envs.gl import check_process, mujoco, open_renderer
 from worldsim.envs.scene import SceneSpec
 from worldsim.envs.simulation import Simulation
 
@@ -70,6 +70,7 @@ class Painter:
 
         One renderer serves every scene: opening one costs a hundred frames, and all scenes share their textures.
         """
+        check_process()
         if self._renderer is None:
             self._renderer = open_renderer(simulation.model, self._height * SUPERSAMPLE, self._width * SUPERSAMPLE)
         mujoco.mjv_updateScene(
