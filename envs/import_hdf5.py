@@ -39,16 +39,13 @@ from worldsim.envs.import_source import (
     role_of,
 )
 from worldsim.errors import UsageError
-from worldsim.foreign import file_size, parse_json, read_json
+from worldsim.foreign import MAX_METADATA_BYTES, file_size, parse_json, read_json
 
 SUFFIXES = (".hdf5", ".h5", ".hdf")
-MAX_METADATA_BYTES = 1 << 27
 MAX_DEPTH = 4
 """How deep columns may lie below their episode's group."""
 NEXT = "next_obs/"
 """robomimic's observations after each step; its last row is the frame after the last action."""
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
-"""What a damaged HDF5 file raises when it is read."""
 
 
 def child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
@@ -59,7 +56,7 @@ def child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset
         fix = "copy everything into one file (h5repack, or h5py's Group.copy with expand_external=True)"
         allowed = "what lies in the file itself"
         raise UsageError(f"source {where}/{name}", got=reason, allowed=allowed, fix=fix) from reason
-    except DAMAGE as error:
+    except hdf5.DAMAGE as error:
         raise broken(f"{where}/{name}", error) from error
 
 
@@ -67,7 +64,7 @@ def members(group: h5py.Group) -> list[str]:
     """Return the names in a group, demo_2 before demo_10; UsageError if it cannot be read."""
     try:
         return sorted(map(str, group), key=natural)
-    except DAMAGE as error:
+    except hdf5.DAMAGE as error:
         raise broken(group.file.filename, error) from error
 
 
@@ -78,7 +75,7 @@ def walk(
     seen = set() if seen is None else seen
     try:
         address = hdf5.address_of(group)
-    except DAMAGE as error:
+    except hdf5.DAMAGE as error:
         raise broken(where, error) from error
     if address in seen:
         raise broken(where, "a group that stands in several places, or in itself")
@@ -104,7 +101,7 @@ def read(dataset: h5py.Dataset, where: str, rows: slice = slice(None)) -> np.nda
         return np.asarray(dataset[rows])
     except UsageError:
         raise
-    except DAMAGE as error:
+    except hdf5.DAMAGE as error:
         raise broken(where, error) from error
 
 
@@ -112,7 +109,7 @@ def check_frames(array: h5py.Dataset, where: str) -> None:
     """Raise UsageError if an array of pictures holds less than it says, or would unpack to more."""
     try:
         hdf5.check_stored(array, MAX_SOURCE_BYTES, kinds="uO")
-    except DAMAGE as error:
+    except hdf5.DAMAGE as error:
         raise broken(where, error) from error
 
 

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from worldsim.envs.import_npz import PACKED
 from worldsim.envs.import_source import (
     MAX_COLUMN_BYTES,
     MAX_EPISODE_BYTES,
@@ -29,7 +28,7 @@ from worldsim.envs.import_source import (
 )
 from worldsim.envs.import_videos import Video, missing_extra
 from worldsim.errors import UsageError
-from worldsim.foreign import file_size, is_number, is_whole, read_json
+from worldsim.foreign import DEFLATED, file_size, is_number, is_whole, read_json
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 ROLES = {"action": "actions", "next.reward": "rewards", "next.done": "terminated", "next.truncated": "truncated"}
@@ -68,6 +67,15 @@ def filled(template: str, values: Mapping[str, int | str]) -> str:
     if "{" in path or Path(path).is_absolute() or ".." in Path(path).parts:
         raise broken(f"meta/info.json, {template!r}", "a path that leads out of the dataset, or no path at all")
     return path
+
+
+def _may_hold(group: Any, episode: int | None) -> bool:
+    """Tell by its statistics whether a group of a table's rows may be (partly) of an episode, so that others are not read."""
+    for k in range(group.num_columns if episode is not None else 0):
+        column = group.column(k)
+        if column.path_in_schema == "episode_index" and column.is_stats_set and column.statistics.has_min_max:
+            return column.statistics.min <= episode <= column.statistics.max
+    return True
 
 
 class LeRobotSource:
@@ -150,12 +158,13 @@ class LeRobotSource:
         """Read columns of a table, of one episode or of all; UsageError if it is damaged, too large, or lacks one."""
         where, parts, size = str(path.relative_to(self.root)), [], 0
         try:
-            most = min(MAX_EPISODE_BYTES, FREE_BYTES + PACKED * file_size(path))
+            most = min(MAX_EPISODE_BYTES, FREE_BYTES + DEFLATED * file_size(path))
             with self.arrow.parquet.ParquetFile(path) as file:
                 lacking = set(columns) - set(file.schema_arrow.names)
                 if lacking:
                     raise broken(where, f"no column {', '.join(sorted(lacking))}")
-                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(columns), use_threads=False):
+                groups = [k for k in range(file.num_row_groups) if _may_hold(file.metadata.row_group(k), episode)]
+                for batch in file.iter_batches(ROWS_AT_A_TIME, groups, list(columns), use_threads=False):
                     part = self.arrow.Table.from_batches([batch])
                     if episode is not None:
                         part = part.filter(np.asarray(part["episode_index"].to_pylist()) == episode)

@@ -32,7 +32,7 @@ from worldsim.envs.import_source import (
     role_of,
 )
 from worldsim.errors import UsageError
-from worldsim.foreign import file_size
+from worldsim.foreign import DEFLATED, file_size
 
 DAMAGE = (
     OSError,
@@ -52,8 +52,6 @@ DAMAGE = (
 )
 """What a damaged archive, or a header of nonsense, raises when it is read."""
 MAX_HEADER_BYTES = 10_000
-PACKED = 1100
-"""How many times larger than it is stored a member can become (deflate's most is 1032)."""
 
 
 @runtime_checkable
@@ -120,7 +118,7 @@ def _check_member(member: zipfile.ZipInfo, size: int, where: str) -> None:
     """Raise UsageError if a member of an archive of ``size`` bytes is packed in another way than NumPy's, or says it holds too much."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise broken(where, f"packed by method {member.compress_type}", fix="np.savez_compressed packs it anew")
-    if member.compress_size > size or member.file_size > PACKED * member.compress_size:
+    if member.compress_size > size or member.file_size > DEFLATED * member.compress_size:
         raise broken(where, f"{member.file_size:,} bytes, packed in {member.compress_size:,} of {size:,}")
 
 

@@ -95,7 +95,7 @@ def write_dataset(root: Path, *, video: bool = True, cameras: tuple[str, ...] = 
             rows.append(row)
         path = root / "data" / "chunk-000" / f"file-{file:03d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(table), path)
+        pq.write_table(pa.table(table), path, row_group_size=3)  # groups of rows begin within episodes
         for camera in cameras if video else ():
             frames = np.concatenate([frames_of(episode) for episode in episodes])
             encode(root / "videos" / camera / "chunk-000" / f"file-{file:03d}.mp4", frames)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from worldsim.episode import Episode
 from worldsim.errors import UsageError, suggestion
-from worldsim.foreign import is_mapping, is_whole, read_json
+from worldsim.foreign import MAX_METADATA_BYTES, is_mapping, is_whole, read_json
 from worldsim.spec import WorldSpec
 from worldsim.storage import (
     METADATA_NAME,
@@ -40,8 +40,6 @@ from worldsim.storage import (
 SPLITS = ("train", "val", "test")
 SPLIT_BLOCK = 20  # of every so many consecutive episodes one is "val" and one is "test"
 CACHE_FOLDER = "cache"
-MAX_METADATA_BYTES = 1 << 27
-"""Enough for some 300,000 episodes."""
 
 
 def split_of(dataset_seed: int, episode_id: int) -> str:

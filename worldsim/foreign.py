@@ -20,7 +20,11 @@ from safetensors import SafetensorError, safe_open
 from worldsim.errors import UsageError
 
 MAX_JSON_BYTES = 1 << 24
+MAX_METADATA_BYTES = 1 << 27
+"""The same of the index of a recording, enough for some 300,000 episodes."""
 MAX_TENSORS = 100_000
+DEFLATED = 1100
+"""How many times larger than it is stored a thing packed by deflate (zip, gzip) can become (its most is 1032)."""
 
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:

@@ -13,9 +13,13 @@ import h5py
 import numpy as np
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
+from worldsim.foreign import DEFLATED
+
 MAX_CHUNK_BYTES = 1 << 28
 """Largest chunk, and most that one may unpack to, before it is looked at."""
-FILTERS = {1: 1100, 2: 1, 3: 1, 32000: 100}
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
+"""What a damaged file raises when it is read."""
+FILTERS = {1: DEFLATED, 2: 1, 3: 1, 32000: 100}
 """Filters by HDF5's numbers (gzip, shuffle, checksum, LZF), and how many times larger than it is stored one makes a chunk."""
 GZIP = 1
 FREE_BYTES = 1 << 20

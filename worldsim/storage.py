@@ -24,7 +24,7 @@ import numpy as np
 from worldsim.episode import Episode
 from worldsim.errors import UsageError
 from worldsim.foreign import file_size, is_mapping, is_whole, parse_json, refused
-from worldsim.hdf5 import attributes_of, check_stored, member
+from worldsim.hdf5 import DAMAGE, attributes_of, check_stored, member
 from worldsim.spec import WorldSpec
 
 INDEX_NAME = "main_data.hdf5"
@@ -35,8 +35,6 @@ FRAMES_PER_CHUNK = 8
 GZIP_LEVEL = 4
 MAX_COLUMN_BYTES = 1 << 33
 """Largest column of an episode that is read."""
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
-"""What a damaged shard raises when it is read."""
 MINARI_VERSION = "0.5.3"  # the oldest version whose metadata can say that frames are not JPEG
 
 
@@ -184,7 +182,7 @@ def write_episode(group: h5py.Group, episode_id: int, episode: Episode) -> None:
 def read_episode(group: h5py.Group) -> Episode:
     """Read one episode's group back, bit for bit: info columns of T+1 rows are readouts, those of T rows extras.
 
-    ValueError (or another of `DAMAGE`) where it holds links, arrays of other types, or less than it declares.
+    ValueError (or another of `worldsim.hdf5.DAMAGE`) where it holds links, arrays of other types, or less than it declares.
     """
     attributes = attributes_of(group)
     steps = int(attributes["total_steps"])
