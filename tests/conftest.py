@@ -1,4 +1,4 @@
-"""What every test shares: one thread, fixed seeds, the Arena, and a tiny recording of a world that shows its last action."""
+"""What every test shares: one thread, fixed seeds, the Arena, a tiny recording, and small files of every kind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from worldsim import checkpoint as checkpoints
+from worldsim.config import ModelConfig
 from worldsim.dataset import split_of
+from worldsim.envs.dream_context import CONTEXTS
 from worldsim.envs.painter import Painter
 from worldsim.episode import Episode, Readout
+from worldsim.rollout import empty_state
+from worldsim.run_state import save_state
 from worldsim.spec import WorldSpec
 from worldsim.storage import RecordingHeader, build_index, write_shard
 
@@ -99,3 +106,40 @@ def stripe_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(folder, shard, header, {i: stripe_episode(i) for i in range(shard * 20, shard * 20 + 20)})
     build_index(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one small valid file of every kind that is read, all of one world; take copies to spoil."""
+    root = tmp_path_factory.mktemp("valid")
+    config = ModelConfig(
+        width=16, depth=1, heads=1, patch=16, stem_channels=4, head_blocks=1, cond_width=8, readout_width=8, window=2
+    )
+    spec = WorldSpec(
+        env_id="worldsim/Toy-v0", frame_shape=(16, 16, 3), action_names=("left", "up"), action_low=(-1.0, -1.0),
+        action_high=(1.0, 1.0), frame_rate_hz=10.0, context_steps=1,
+    )  # fmt: skip
+    denoiser = checkpoints.build(config, spec)
+    made = checkpoints.Checkpoint(model=config, world=spec, weights=denoiser.state_dict(), sampler_steps=2)
+    checkpoints.save(made, root / "checkpoint", card="", dtype=torch.bfloat16)
+    empty_state(denoiser, (16, 16), [0]).save(root / "state")
+    lead_ins = {"frames": torch.zeros(2, 2, 16, 16, 3, dtype=torch.uint8), "actions": torch.zeros(2, 1, 2)}
+    checkpoints.save_file(lead_ins, root / "checkpoint" / CONTEXTS)
+    record = {"identity": {}, "step": 1, "seconds": 1, "scores": {}}
+    save_state(root / "run", {"model/weight": torch.zeros(2, 2)}, record)
+    rng, nothing = np.random.default_rng(3), np.zeros(3, bool)
+    frames, actions = rng.integers(0, 256, (4, 16, 16, 3), np.uint8), rng.uniform(-1, 1, (3, 2)).astype(np.float32)
+    rows = {"rewards": np.zeros(3, np.float32), "terminated": nothing, "truncated": nothing}
+    episode = Episode(frames=frames, actions=actions, **rows, seed=0, attributes={"split": "train"})
+    write_shard(root / "recording", 0, RecordingHeader(spec=spec, seed=0), {0: episode})
+    build_index(root / "recording")
+    np.savez_compressed(root / "one.npz", frames=frames, actions=actions)
+    np.save(root / "one.npy", actions)
+    with h5py.File(root / "one.hdf5", "w") as file:
+        for name, values in (("frames", frames), ("actions", actions)):
+            file.create_dataset(f"e0/{name}", data=values, compression="gzip")
+    (root / "clips").mkdir()
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(root / "clips" / "a.gif", save_all=True, append_images=pictures[1:])
+    (root / "clips" / "a.csv").write_text("left,up\n0,1\n0.5,-1\n1,0\n")
+    return root

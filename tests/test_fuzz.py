@@ -10,46 +10,32 @@ import json
 import os
 import random
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from worldsim import checkpoint as checkpoints
-from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset
 from worldsim.envs.actions import ActionRange
-from worldsim.envs.dream_context import read_bundled
+from worldsim.envs.dream_context import CONTEXTS, read_bundled
 from worldsim.envs.import_hdf5 import Hdf5Source, MinariSource
 from worldsim.envs.import_npz import NpzSource, load_array
 from worldsim.envs.import_source import Unusable
 from worldsim.envs.import_survey import Steps
 from worldsim.envs.import_videos import VideoSource
-from worldsim.episode import Episode
 from worldsim.errors import UsageError
 from worldsim.play.protocol import parse
 from worldsim.play.tape import Beginning, Stride, decode, encode
-from worldsim.rollout import empty_state
-from worldsim.run_state import load_state, save_state
-from worldsim.spec import WorldSpec
+from worldsim.run_state import load_state
 from worldsim.state import WorldState
-from worldsim.storage import RecordingHeader, build_index, episode_of, open_shard, write_shard
+from worldsim.storage import episode_of, open_shard
 
-TINY = ModelConfig(
-    width=16, depth=1, heads=1, patch=16, stem_channels=4, head_blocks=1, cond_width=8, readout_width=8, window=2
-)
-SPEC = WorldSpec(
-    env_id="worldsim/Toy-v0", frame_shape=(16, 16, 3), action_names=("left", "up"), action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0), frame_rate_hz=10.0, context_steps=1,
-)  # fmt: skip
 BATCH, SECONDS, KEPT_BYTES = 20, 10, 200 << 20
 """Inputs of one example of Hypothesis; what one input may take; what may be left in memory of all of them."""
 
@@ -72,16 +58,22 @@ def first_episode(path: Path) -> None:
         episode_of(file, 0, path)
 
 
+def lead_ins(path: Path) -> None:
+    """Read the lead-ins beside a checkpoint."""
+    _, _, world = checkpoints.read_settings(path.with_name(checkpoints.SETTINGS))
+    read_bundled(path, world)
+
+
 PARSERS: dict[str, tuple[str, Callable[[Path], Any], bool]] = {
-    "settings": ("config.json", checkpoints.read_settings, True),
+    "settings": ("checkpoint/config.json", checkpoints.read_settings, True),
     "index": ("recording/metadata.json", lambda path: EpisodeDataset.open(path.parent).episode_ids(), True),
     "shard": ("recording/shards/00000.hdf5", first_episode, False),
     "state": ("state", WorldState.load, False),
-    "contexts": ("contexts", lambda path: read_bundled(path, SPEC), False),
+    "contexts": (f"checkpoint/{CONTEXTS}", lead_ins, False),
     "training state": ("run", lambda path: load_state(path, {}, []), False),
     "npz": ("one.npz", lambda path: looked_at(NpzSource(path, None)), False),
     "npy": ("one.npy", lambda path: load_array(io.BytesIO(path.read_bytes()), "x"), False),
-    "hdf5": ("minari/main_data.hdf5", lambda path: looked_at(Hdf5Source(path, None)), False),
+    "hdf5": ("one.hdf5", lambda path: looked_at(Hdf5Source(path, None)), False),
     "minari": ("minari/metadata.json", lambda path: MinariSource(path.parent, None).close(), True),
     "gif": ("clips/a.gif", lambda path: looked_at(VideoSource(path.parent, None)), False),
     "csv": ("clips/a.csv", lambda path: looked_at(VideoSource(path.parent, None)), False),
@@ -92,38 +84,17 @@ PARSERS: dict[str, tuple[str, Callable[[Path], Any], bool]] = {
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
-    """One small valid file for every parser."""
-    rng, nothing = np.random.default_rng(0), np.zeros(3, bool)
-    frames, actions = rng.integers(0, 256, (4, 16, 16, 3), np.uint8), rng.uniform(-1, 1, (3, 2)).astype(np.float32)
-    denoiser = checkpoints.build(TINY, SPEC)
-    made = checkpoints.Checkpoint(model=TINY, world=SPEC, weights=denoiser.state_dict(), sampler_steps=2)
-    checkpoints.save(made, tmp_path / "checkpoint", card="", dtype=torch.bfloat16)
-    (tmp_path / "checkpoint" / "config.json").rename(tmp_path / "config.json")
-    empty_state(denoiser, (16, 16), [0]).save(tmp_path / "state")
-    lead_ins = {"frames": torch.zeros(2, 2, 16, 16, 3, dtype=torch.uint8), "actions": torch.zeros(2, 1, 2)}
-    checkpoints.save_file(lead_ins, tmp_path / "contexts")
-    record = {"identity": {}, "step": 1, "seconds": 1, "scores": {}}
-    save_state(tmp_path / "run", {"model/weight": torch.zeros(2, 2)}, record)
-    rows = {"rewards": np.zeros(3, np.float32), "terminated": nothing, "truncated": nothing}
-    one = Episode(frames=frames, actions=actions, **rows, seed=0, attributes={"split": "train"})
-    write_shard(tmp_path / "recording", 0, RecordingHeader(spec=SPEC, seed=0), {0: one})
-    build_index(tmp_path / "recording")
-    np.savez_compressed(tmp_path / "one.npz", frames=frames, actions=actions)
-    np.save(tmp_path / "one.npy", actions)
-    for folder in ("minari", "clips"):
-        (tmp_path / folder).mkdir()
-    with h5py.File(tmp_path / "minari" / "main_data.hdf5", "w") as file:
-        for name, values in (("frames", frames), ("actions", actions)):
-            file.create_dataset(f"episode_0/{name}", data=values, compression="gzip")
+def files(valid: Path, tmp_path: Path) -> Path:
+    """One small valid file for every parser, to be changed."""
+    root = tmp_path / "files"
+    shutil.copytree(valid, root)
+    (root / "minari").mkdir()
+    shutil.copy(root / "one.hdf5", root / "minari" / "main_data.hdf5")
     space = json.dumps({"type": "Box", "dtype": "float32", "shape": [2], "low": [-1, -1], "high": [1, 1]})
-    (tmp_path / "minari" / "metadata.json").write_text(json.dumps({"dataset_id": "x", "action_space": space}))
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(tmp_path / "clips" / "a.gif", save_all=True, append_images=pictures[1:])
-    (tmp_path / "clips" / "a.csv").write_text("left,up\n0,1\n0.5,-1\n1,0\n")
-    (tmp_path / "link").write_text(encode(Beginning(seed=1, checkpoint="a"), [Stride((0, 1), 2)] * 3))
-    (tmp_path / "message").write_text(json.dumps({"type": "reset", "seed": 3}))
-    return tmp_path
+    (root / "minari" / "metadata.json").write_text(json.dumps({"dataset_id": "x", "action_space": space}))
+    (root / "link").write_text(encode(Beginning(seed=1, checkpoint="a"), [Stride((0, 1), 2)] * 3))
+    (root / "message").write_text(json.dumps({"type": "reset", "seed": 3}))
+    return root
 
 
 VALUES = [

@@ -10,38 +10,25 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 import worldsim
-from worldsim import checkpoint as checkpoints
-from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset
 from worldsim.envs import import_npz
 from worldsim.envs.dream_context import CONTEXTS, read_bundled
 from worldsim.envs.importing import import_dataset
-from worldsim.episode import Episode
 from worldsim.errors import UsageError
-from worldsim.rollout import empty_state
-from worldsim.run_state import load_state, save_state
+from worldsim.run_state import load_state
 from worldsim.spec import WorldSpec
 from worldsim.state import WorldState
-from worldsim.storage import RecordingHeader, build_index, shard_path, write_shard
+from worldsim.storage import build_index, shard_path
 
-TINY = ModelConfig(
-    width=16, depth=1, heads=1, patch=16, stem_channels=4, head_blocks=1, cond_width=8, readout_width=8, window=2
-)
-SPEC = WorldSpec(
-    env_id="worldsim/Toy-v0", frame_shape=(16, 16, 3), action_names=("left", "up"), action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0), frame_rate_hz=10.0, context_steps=1,
-)  # fmt: skip
 MEMORY, SECONDS = 400 << 20, 10
 """What reading one file of a few KB may take at the most."""
 DEEP = "[" * 200_000
@@ -58,47 +45,6 @@ def bounds(memory: int = MEMORY) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert time.process_time() - begun < SECONDS
-
-
-def columns(steps: int = 3) -> dict[str, np.ndarray]:
-    """An episode as an archive or an HDF5 file has it."""
-    rng = np.random.default_rng(steps)
-    frames = rng.integers(0, 256, (steps + 1, 16, 16, 3), np.uint8)
-    return {"frames": frames, "actions": rng.uniform(-1, 1, (steps, 2)).astype(np.float32)}
-
-
-def episode(steps: int = 3) -> Episode:
-    """The same as a recording has it."""
-    nothing = np.zeros(steps, bool)
-    rows = {"rewards": np.zeros(steps, np.float32), "terminated": nothing, "truncated": nothing}
-    return Episode(**columns(steps), **rows, seed=0, attributes={"split": "train"})
-
-
-@pytest.fixture(scope="module")
-def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small valid file of every kind."""
-    root = tmp_path_factory.mktemp("valid")
-    denoiser = checkpoints.build(TINY, SPEC)
-    made = checkpoints.Checkpoint(model=TINY, world=SPEC, weights=denoiser.state_dict(), sampler_steps=2)
-    checkpoints.save(made, root / "checkpoint", card="", dtype=torch.bfloat16)
-    empty_state(denoiser, (16, 16), [0]).save(root / "state")
-    lead_ins = {"frames": torch.zeros(2, 2, 16, 16, 3, dtype=torch.uint8), "actions": torch.zeros(2, 1, 2)}
-    checkpoints.save_file(lead_ins, root / "checkpoint" / CONTEXTS)
-    save_state(
-        root / "run", {"model/weight": torch.zeros(2, 2)}, {"identity": {}, "step": 1, "seconds": 1, "scores": {}}
-    )
-    write_shard(root / "recording", 0, RecordingHeader(spec=SPEC, seed=0), {0: episode()})
-    build_index(root / "recording")
-    np.savez_compressed(root / "one.npz", allow_pickle=False, **columns())
-    np.save(root / "one.npy", columns()["actions"])
-    with h5py.File(root / "one.hdf5", "w") as file:
-        for name, values in columns().items():
-            file.create_dataset(f"e0/{name}", data=values, compression="gzip")
-    pictures = [Image.fromarray(frame) for frame in columns()["frames"]]
-    (root / "clips").mkdir()
-    pictures[0].save(root / "clips" / "a.gif", save_all=True, append_images=pictures[1:])
-    (root / "clips" / "a.csv").write_text("left,up\n0,1\n0.5,-1\n1,0\n")
-    return root
 
 
 def set_in(content: Any, path: str, value: Any) -> None:
@@ -162,10 +108,15 @@ def spoil(path: Path, how: str) -> None:
         path.write_bytes({**content, "nested header": (40).to_bytes(8, "little") + b"[" * 40}[how])
 
 
+def world(root: Path) -> WorldSpec:
+    """The world that all these files are of."""
+    return EpisodeDataset.open(root / "recording").spec
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint/config.json": lambda root: worldsim.load(root / "checkpoint"),
     "checkpoint/model.safetensors": lambda root: worldsim.load(root / "checkpoint"),
-    f"checkpoint/{CONTEXTS}": lambda root: read_bundled(root / "checkpoint" / CONTEXTS, SPEC),
+    f"checkpoint/{CONTEXTS}": lambda root: read_bundled(root / "checkpoint" / CONTEXTS, world(root)),
     "state": lambda root: WorldState.load(root / "state"),
     "run": lambda root: load_state(root / "run", {}, []),
     "recording/metadata.json": lambda root: opened(root / "recording"),
@@ -308,7 +259,7 @@ def npy_header(shape: str, version: int = 1, length: int | None = None) -> bytes
     return b"\x93NUMPY" + bytes([version, 0]) + size + text
 
 
-def bad_source(how: str, root: Path) -> Path:
+def bad_source(how: str, root: Path, columns: Mapping[str, np.ndarray]) -> Path:
     """A source of another hostile kind."""
     path = root / ("a.hdf5" if how.startswith("hdf5") else "a.npz")
     members = {
@@ -327,15 +278,15 @@ def bad_source(how: str, root: Path) -> Path:
             for k in range(2000):
                 archive.writestr(f"{k}.npy", npy_header("(0,)"))
     elif how == "npz columns":
-        np.savez_compressed(path, allow_pickle=False, **columns(), **{f"c{k}": np.zeros((4, 10**4)) for k in range(9)})
+        np.savez_compressed(path, allow_pickle=False, **columns, **{f"c{k}": np.zeros((4, 10**4)) for k in range(9)})
     else:
         with h5py.File(path, "w") as file:
             group = file.create_group("e0")
-            group["actions"] = columns()["actions"]
+            group["actions"] = columns["actions"]
             if how == "hdf5 bomb":
                 bomb(group, "frames", (4, 16, 16, 3), "u1")
             else:
-                group["frames"] = columns()["frames"]
+                group["frames"] = columns["frames"]
                 for k in range(40):
                     group[f"again{k}"] = group
     return path
@@ -345,9 +296,12 @@ SOURCES = ["npz bomb", "npz header", "npz nested", "npz numbers", "npz many", "n
 
 
 @pytest.mark.parametrize("how", SOURCES)
-def test_sources_that_swell_or_never_end(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_that_swell_or_never_end(
+    how: str, valid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Archives and groups of a few KB that unpack to gigabytes, or hold themselves, are not imported."""
-    path = bad_source(how, tmp_path)
+    with np.load(valid / "one.npz") as columns:
+        path = bad_source(how, tmp_path, columns)
     monkeypatch.setattr(import_npz, "MAX_COLUMN_BYTES", 1 << 20)
     says = {"npz header": "a header of", "npz many": "more than", "hdf5 cycle": "in itself", "hdf5 bomb": "unpack"}
     with bounds(64 << 20), pytest.raises(UsageError, match=says.get(how)):
