@@ -116,7 +116,10 @@ def _moving(
 
 def _numbers(model: WorldModel, shown: Shown, dreamt: Dreamt) -> list[dict[str, Any]]:
     """Return, for every number that the world tells, how far off it is after each horizon: dreamt, held, mean, read off the truth."""
-    read = model.read(np.concatenate([shown.last[:, None], shown.frames], axis=1))
+    frames = np.concatenate([shown.last[:, None], shown.frames], axis=1)
+    read = model.read(
+        frames, np.pad(shown.actions, ((0, 0), (1, 0), (0, 0)))
+    )  # of those into the first nothing is told
     columns = [(readout.name, list(readout.names), list(readout.units)) for readout in model.spec.readouts]
     rows = []
     for name, elements, units in [*columns, ("reward", [""], [""])]:

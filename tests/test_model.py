@@ -98,7 +98,8 @@ def test_every_parameter_has_a_gradient_within_three_steps(kind: dict[str, Any])
         clip = make_clip(batch=4, seed=step)
         draws = draws_for(clip, seed=step, shortcut_share=0.5, action_dropout=0.3)
         optimizer.zero_grad()
-        read = Read(before=clip.frames[:, 0], shown=clip.frames[:, 1], rewards=said, terminated=said, readouts=state)
+        frames = {"before": clip.frames[:, 0], "shown": clip.frames[:, 1]}
+        read = Read(**frames, actions=clip.actions[:, 0], rewards=said, terminated=said, readouts=state)
         denoiser(clip, draws, read, LossConfig())["loss"].backward()
         alive |= {n for n, p in denoiser.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
         optimizer.step()

@@ -129,7 +129,9 @@ def test_the_cached_stream_is_the_full_history_pass(
     conds = model.denoiser.conditions(torch.from_numpy(actions)[None], draws.known, draws)
     full = model.denoiser.estimate(history, noisy[None], conds)
     seen = history.shown[0]
-    read = model.denoiser.network.readout(torch.cat([torch.zeros_like(seen[:1]), seen[:-1]]), seen)
+    before = torch.cat([torch.zeros_like(seen[:1]), seen[:-1]])
+    into = torch.from_numpy(np.pad(actions[:-1], ((1, 0), (0, 0))))
+    read = model.denoiser.network.read(before, seen, into, torch.ones(count, dtype=torch.bool))
 
     torch.testing.assert_close(torch.cat(estimates), full[0, context_steps:], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(torch.cat(rows[:-1]), read[context_steps:], atol=2e-5, rtol=1e-4)

@@ -66,6 +66,9 @@ class ModelConfig:
     """Width of the per-frame conditioning vector (noise level, step size, action)."""
     readout_width: int = 256
     """Hidden units of the head that reads reward, termination and named readouts."""
+    reads_action: bool = True
+    """Whether reward and termination are read off the action too, and not off the frames alone: many worlds charge for effort.
+    Checkpoints that do not speak of it are older than it, and do not."""
     window: int = 32
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
@@ -126,8 +129,11 @@ class ModelConfig:
         return self.window - 2 if self.stacked else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as a JSON-able dictionary."""
-        return dataclasses.asdict(self)
+        """Return the settings as a JSON-able dictionary; rewards that know no action are not spoken of, as in old checkpoints."""
+        settings = dataclasses.asdict(self)
+        if not self.reads_action:
+            del settings["reads_action"]
+        return settings
 
     @classmethod
     def from_json(cls, data: Any) -> ModelConfig:
@@ -146,7 +152,7 @@ class ModelConfig:
             )
         _check(data)
         noise = {"context_noise": float(data["context_noise"])} if "context_noise" in data else {}
-        return cls(**{**data, **noise})
+        return cls(**{"reads_action": False, **data, **noise})
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -159,8 +165,9 @@ def _check(settings: Mapping[str, Any]) -> None:
         if name in settings and not is_whole(settings[name], low, high):
             allowed, fix = f"a whole number, {low} .. {high}", "begin with a preset's: worldsim presets"
             raise UsageError(name, got=reprlib.repr(settings[name]), allowed=allowed, fix=fix)
-    if not isinstance(settings.get("pyramid", False), bool):
-        raise refused("pyramid", settings["pyramid"], "true or false")
+    for name in ("pyramid", "reads_action"):
+        if not isinstance(settings.get(name, False), bool):
+            raise refused(name, settings[name], "true or false")
     if not is_number(settings.get("context_noise", 0), 0, 1):
         raise refused("context_noise", settings["context_noise"], "0 .. 1")
 

@@ -259,7 +259,8 @@ class Denoiser(nn.Module):
 
     def reading_loss(self, read: Read, config: LossConfig) -> dict[str, Tensor]:
         """Return the loss terms of what is read off single frames; ``"loss"`` is their weighted sum."""
-        raw = self.network.readout(to_unit(read.before), to_unit(read.shown))
+        known = torch.ones(len(read.actions), dtype=torch.bool, device=read.actions.device)
+        raw = self.network.read(to_unit(read.before), to_unit(read.shown), read.actions, known)
         terms = {
             "reward": F.mse_loss(raw[..., 0], read.rewards.float()),
             "terminated": F.binary_cross_entropy_with_logits(raw[..., 1], read.terminated.float()),
@@ -281,7 +282,7 @@ class Denoiser(nn.Module):
         cells = self.network.head.cell**2
         theirs = other.network.state_dict()
         for name, weight in self.network.state_dict().items():
-            if name.startswith("readout.out."):
+            if name.startswith(("readout.out.", "readout.judge.")):
                 continue
             mine, given = weight, theirs[name]
             if name.startswith("head.out."):  # a row of outputs for every pixel of a cell

@@ -61,6 +61,11 @@ class FrameCondition(nn.Module):
         self.action_centre = torch.where(bounded, (lows + highs) / 2, 0.0).repeat(times)
         self.action_reach = torch.where(bounded, (highs - lows) / 2, 1.0).repeat(times)
 
+    def scaled(self, action: Tensor) -> Tensor:
+        """Map actions (..., A), or those of the past with them, to -1 .. 1."""
+        dims = action.shape[-1]
+        return ((action - self.action_centre[:dims]) / self.action_reach[:dims]).to(self.null_action.dtype)
+
     def forward(self, level: Tensor, step: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Embed ``level`` (...) in 0 (noise) .. 1 (clean), ``step`` (...) index, ``action`` (..., A) where ``known``.
 
@@ -71,7 +76,7 @@ class FrameCondition(nn.Module):
         """
         angles = level[..., None].float() * self.frequencies.float()
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.null_action.dtype)
-        action = ((action - self.action_centre) / self.action_reach).to(self.null_action.dtype)
+        action = self.scaled(action)
         action_part = torch.where(known[..., None], self.action(action), self.null_action)
         mixed = self.out(normalise(self.level(waves) + self.step(step) + action_part))
         return torch.cat([mixed, action[..., -self.action_dim :] * known[..., None]], dim=-1)
@@ -124,7 +129,7 @@ class Network(nn.Module, abc.ABC):
         self.add_trunk(cond_dim)
         self.recall = None if config.stacked else Recall(config)
         self.head = DetailHead(config, cond_dim)
-        self.readout = ReadoutHead(config, readout_dim)
+        self.readout = ReadoutHead(config, readout_dim, action_dim)
 
     @abc.abstractmethod
     def add_trunk(self, cond_dim: int) -> None:
@@ -188,6 +193,10 @@ class Network(nn.Module, abc.ABC):
         """Return the keys (..., N, K) and patches (..., N, P) by which, and as what, committed frames will be recalled."""
         assert self.recall is not None
         return self.recall.keys(tokens, phases), self.recall.patches(shown)
+
+    def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
+        """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
+        return self.readout(before, shown, self.condition.scaled(action) * known[:, None])
 
     def forward(
         self,

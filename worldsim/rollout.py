@@ -204,6 +204,7 @@ class FrameStream:
         window = network.config.window
         times, rows = state.times.clone(), len(action)
         self.rows = torch.arange(rows, device=times.device)
+        self.action, self.known = action, torch.full((rows,), conditioned, device=times.device)
         self.slots = times % window
         self.phases = network.phases(times, state.grid)  # (B, 1, N, K / 2)
         self.empty: Tensor | None = None
@@ -218,7 +219,7 @@ class FrameStream:
             levels[:, None].expand(-1, rows),
             indices[:, None].expand(-1, rows),
             action.expand(len(passes), -1, -1),
-            torch.full((len(passes), rows), conditioned, device=times.device),
+            self.known.expand(len(passes), -1),
         )  # (passes, B, ...)
         self.told = {one: told.at(i) for i, one in enumerate(passes)}
 
@@ -241,7 +242,7 @@ class FrameStream:
             tokens = self._run(noised, recent, at).tokens
             phases = self.phases[0][:, 0], self.phases[1][:, 0]
             self._keep_recall(*self.network.remember(shown, tokens, phases))
-        return self.network.readout(recent[:, -1], shown)
+        return self.network.read(recent[:, -1], shown, self.action, self.known)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, G, N, K) of the frame into a layer's cache, and return that cache."""
@@ -289,16 +290,17 @@ def commit_context(
             ring[row, :, kept % window] = new[kept].transpose(0, 1)
         return banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
 
+    known = (times > 0) & conditioned
     if network.remembers:
         index = torch.full((count,), CONTEXT_STEP, device=shown.device)
         at = torch.full((count,), level, device=shown.device)
-        told = network.told(at, index, action_windows(actions, past), (times > 0) & conditioned)  # (T, ...)
+        told = network.told(at, index, action_windows(actions, past), known)  # (T, ...)
         phases = network.phases(times, state.grid)  # (T, 1, N, K / 2)
         tokens = network.features(noised, recent[:-1], told, phases, mix).tokens
         memory = network.remember(shown, tokens, (phases[0][:, 0], phases[1][:, 0]))
         for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
             ring[row, kept % window] = new[kept]
-    state.readout[row] = network.readout(recent[-2:-1, -1], shown[-1:])[0]
+    state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]
     state.recent[row] = recent[-1]
     state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]
     state.times[row] = count

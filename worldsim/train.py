@@ -144,9 +144,11 @@ class _Run:
         """Open the recording, build model and optimisers, and take up the saved state if there is one."""
         dataset = EpisodeDataset.open(data)
         start = None if init is None else checkpoints.load(init)
-        model = configs.preset(preset) if start is None else start.model
-        denoiser = _first_weights(model, start, dataset.spec, config.seed)
         same_world = start is not None and start.world == dataset.spec
+        model = configs.preset(preset) if start is None else start.model
+        if not same_world:  # what is read off a frame is learnt anew: as it is read today
+            model = dataclasses.replace(model, reads_action=True)
+        denoiser = _first_weights(model, start, dataset.spec, config.seed)
         if config.loss.readouts_only:
             if not same_world:
                 got = "no init" if start is None else f"a checkpoint of {start.world.env_id}"

@@ -126,6 +126,7 @@ def draw_read(cache: FrameCache, reads: range, seed: tuple[int, ...]) -> Read:
     return Read(
         before=torch.from_numpy(np.asarray(cache.frames[rows - 1])),
         shown=torch.from_numpy(np.asarray(cache.frames[rows])),
+        actions=torch.from_numpy(np.asarray(cache.actions[steps], np.float32)),
         rewards=torch.from_numpy(cache.rewards[steps]),
         terminated=torch.from_numpy(cache.terminated[steps]),
         readouts={name: torch.from_numpy(values[rows]) for name, values in cache.readouts.items()},

@@ -94,9 +94,14 @@ class WorldModel:
         actions = self._taken(actions)
         return surprise(self.denoiser, frames, actions, seeds, conditioned=self.conditioned, after=after)
 
-    def read(self, frames: UInt8[np.ndarray, "b t h w 3"]) -> dict[str, Float32[np.ndarray, "b t ..."]]:
-        """Return what is read off the frames of real clips: "reward", "terminated" (b, t) and all readouts (b, t, n)."""
-        return read_clips(self.denoiser, frames)
+    def read(
+        self, frames: UInt8[np.ndarray, "b t h w 3"], actions: Float32[np.ndarray, "b t a"] | None = None
+    ) -> dict[str, Float32[np.ndarray, "b t ..."]]:
+        """Return what is read off the frames of real clips: "reward", "terminated" (b, t) and all readouts (b, t, n).
+
+        ``actions[:, t]`` led into frame t; of None, and of that into frame 0, nothing is known.
+        """
+        return read_clips(self.denoiser, frames, None if actions is None else self._taken(actions))
 
     def _taken(self, actions: np.ndarray) -> np.ndarray:
         """Return the actions that the world would take for ``actions`` (..., a); UsageError for too few or too many."""

@@ -1,0 +1,82 @@
+"""What is read off frames: reward and termination with the action, the world's state without."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim import checkpoint as checkpoints
+from worldsim.config import ModelConfig
+from worldsim.denoiser import Denoiser, LossConfig
+from worldsim.episode import Readout
+from worldsim.readout import Read
+from worldsim.spec import WorldSpec
+
+SPEC = WorldSpec(
+    env_id="test/Costly-v0",
+    frame_shape=(32, 32, 3),
+    action_names=("right", "down"),
+    action_low=(-2.0, -2.0),
+    action_high=(2.0, 2.0),
+    frame_rate_hz=10.0,
+    context_steps=2,
+    readouts=(Readout(name="state", names=("x", "y"), units=("px", "px")),),
+)
+
+
+def reader(told: bool) -> Denoiser:
+    """Return a tiny random denoiser."""
+    torch.manual_seed(0)
+    sizes = {"width": 32, "depth": 1, "heads": 2, "stem_channels": 8, "head_blocks": 1, "cond_width": 16}
+    return checkpoints.build(ModelConfig(**sizes, window=4, reads_action=told), SPEC)
+
+
+def charged(seed: int, count: int = 64) -> Read:
+    """Return frames of noise, actions whose squares are taken away, and a state that only they could tell."""
+    rng = np.random.default_rng(seed)
+    before, shown = (torch.from_numpy(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)) for _ in range(2))
+    actions = torch.from_numpy(rng.uniform(-2, 2, (count, 2)).astype(np.float32))
+    cost = -actions.square().sum(-1)
+    ends = (actions[:, 0] > 1).float()
+    return Read(before=before, shown=shown, actions=actions, rewards=cost, terminated=ends, readouts={"state": actions})
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+def test_what_an_action_costs_is_learnt_where_rewards_are_told_of_it(told: bool) -> None:
+    """Of a cost, and of an end, that hang on the action alone, most is learnt, or nothing; the state is told nothing."""
+    denoiser = reader(told)
+    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=1e-2)
+    for step in range(100):
+        optimizer.zero_grad()
+        denoiser.reading_loss(charged(step), LossConfig())["loss"].backward()
+        optimizer.step()
+    fresh = charged(1000, 256)
+    with torch.no_grad():
+        left = {name: float(value) for name, value in denoiser.reading_loss(fresh, LossConfig()).items()}
+    reward_spread = float(fresh.rewards.var())
+    if told:
+        assert left["reward"] < 0.3 * reward_spread and left["terminated"] < 0.3
+    else:
+        assert left["reward"] > 0.8 * reward_spread and left["terminated"] > 0.5
+    assert left["state"] > 0.8 * float(fresh.readouts["state"].var())
+
+
+def test_a_network_that_does_not_know_the_action_is_told_none() -> None:
+    """Where an action is unknown, what is read does not hang on it; where it is known, reward and end do, the state does not."""
+    denoiser = reader(told=True)
+    frames = torch.rand(2, 3, 32, 32, 3)
+    some, others = torch.ones(3, 2), -torch.ones(3, 2)
+    read = denoiser.network.read
+    known, unknown = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(read(*frames, some, unknown), read(*frames, others, unknown))
+    apart = read(*frames, some, known) != read(*frames, others, known)
+    assert apart[:, :2].all() and not apart[:, 2:].any()
+
+
+def test_rewards_of_older_checkpoints_are_told_of_no_action() -> None:
+    """What a checkpoint says nothing of, it was not trained with; what is said comes back as it was."""
+    for told in (True, False):
+        said = reader(told).network.config
+        assert ModelConfig.from_json(said.to_json()) == said
+    assert "reads_action" not in reader(told=False).network.config.to_json()
