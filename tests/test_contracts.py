@@ -236,11 +236,12 @@ def test_an_action_leads_to_the_dreams_next_frame(
     plan = [spoken(env.action_space, word) for word in words]
     other = [action.copy() for action in plan]
     other[at] = spoken(env.action_space, 0 if plan[at].sum() > -0.25 else 1)
-    answers, _ = [env.step(action) for action in plan], env.reset(seed=seed)
+    answers = [env.step(action) for action in plan]
+    env.reset(seed=seed)
     others = [env.step(action) for action in other]
     assert same(answers[:at], others[:at]) and not same(answers[at][0], others[at][0])
-    frames = np.stack([env.reset(seed=seed)[0], *(answer[0] for answer in answers)])[None]
-    read = model.read(frames, np.pad(plan, ((1, 0), (0, 0)))[None])
+    frames = np.stack([env.reset(seed=seed)[0], *(answer[0] for answer in answers)])
+    read = model.read(frames[None], np.pad(plan, ((1, 0), (0, 0)))[None])
     for t, answer in enumerate(answers):
         check_step(env, answer)
         np.testing.assert_allclose(answer[4]["state"], read["state"][0, t + 1], atol=1e-4)
@@ -366,9 +367,6 @@ def check_beginnings(env: DreamVectorEnv, word: int, stale: np.ndarray, late: np
             read = env.model.read(np.stack([before[row], last])[None])
             np.testing.assert_allclose(infos["final_info"]["state"][row], read["state"][0, 1], atol=1e-4)
     return ended
-
-
-# ---------------------------------------------------------------- planners
 
 
 PLANS = st.fixed_dictionaries({
