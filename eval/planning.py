@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import joblib
+import numpy as np
 from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
@@ -37,7 +38,7 @@ PLANNERS: Mapping[str, Callable[..., Planner]] = {
 }  # fmt: skip
 ARENA = "worldsim/Arena-v0"
 AGENTS = ("random", "blind", "truth", "dream")
-ANYWHERE = ("random", "dream")
+ANYWHERE = ("random", "still", "dream")
 """Agents that ask nothing of a world but its frames and rewards."""
 OWN_TASK = "reward"
 """The task of a world that is not the Arena: what its environment rewards, until it ends."""
@@ -71,8 +72,8 @@ def plan(
         task: push, reach or uncover; by default reach. Of a world that is not the Arena, what its environment rewards.
         planner: how plans are searched: shooting, cem, icem, mppi, or MODULE:CLASS, a `Planner` of your own.
         agents: which agents, separated by commas: random actions, a blind script, the planner on the truth
-            (a ceiling), the planner on the dream; and folders of `worldsim learn`. By default the four, or random
-            actions and the dream where the world is not the Arena.
+            (a ceiling), the planner on the dream; and folders of `worldsim learn`. By default the four, or where the
+            world is not the Arena random actions, "still" (zero throughout, where actions are amounts) and the dream.
         starts: number of starts, the same ones for every agent.
         settings: horizon, candidates, iterations and so on of both planners.
         workers: processes for agents that do not dream; None for one per core.
@@ -89,7 +90,8 @@ def plan(
     loaded = checkpoints.load(folder)
     arena = loaded.world.env_id == ARENA
     task = task or ("reach" if arena else OWN_TASK)
-    names = _checked(task, planner, agents, starts, arena=arena)
+    usual = AGENTS if arena else tuple(n for n in ANYWHERE if n != "still" or not loaded.world.action_choices)
+    names = _checked(task, planner, ",".join(usual) if agents is None else agents, starts, arena=arena)
     if "dream" in names:
         _check_horizon(settings, loaded.model.window)
     origin = provenance(seed=START_SEED)
@@ -120,13 +122,12 @@ def _check_horizon(settings: PlanSettings, window: int) -> None:
         raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
 
 
-def _checked(task: str, planner: str, agents: str | None, starts: int, *, arena: bool) -> list[str]:
+def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) -> list[str]:
     """Return the agents' names; UsageError for what is not known in this world."""
     check_known(task=(task, tuple(TASKS) if arena else (OWN_TASK,)))
     planner_called(planner)
     known, more = (AGENTS, ", or a folder of worldsim learn") if arena else (ANYWHERE, "")
-    called = ",".join(known) if agents is None else agents
-    names = [name.strip() for name in called.split(",") if name.strip()]
+    names = [name.strip() for name in agents.split(",") if name.strip()]
     for name in names:
         if name not in known and not (arena and is_learnt(name)):
             fix = suggestion(name, known)
@@ -181,9 +182,13 @@ class _Maker:
         if self.name == "random":
             assert isinstance(env.action_space, gym.spaces.Box)
             return RandomPolicy(env.action_space, hold_steps=self.settings.hold)
+        if self.name == "still":
+            assert isinstance(env.action_space, gym.spaces.Box)
+            none = np.zeros(env.action_space.shape, np.float32).clip(env.action_space.low, env.action_space.high)
+            return ScriptedPolicy(np.tile(none, (OWN_STEPS, 1)))
         if self.name == "blind":
             return ScriptedPolicy(blind_sweep())
-        if self.name not in AGENTS:
+        if self.name not in (*AGENTS, *ANYWHERE):
             return learnt_policy(self.name)
         free = self.settings.free or FREE.get(self.task)
         settings = dataclasses.replace(self.settings, free=free)

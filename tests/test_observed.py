@@ -144,8 +144,9 @@ def test_pictures_and_numbers_of_a_dict_are_told_apart(tmp_path: Path) -> None:
     assert worldsim.load(tmp_path / "run").spec == dataset.spec
     settings = PlanSettings(horizon=2, hold=1, replan=1, candidates=3, iterations=1)
     results = plan(tmp_path / "run", tmp_path / "plan", starts=2, settings=settings, planner="cem", workers=1)
-    assert list(results["agents"]) == ["random", "dream"] and results["world"] == "test/Robot-v0"
+    assert list(results["agents"]) == ["random", "still", "dream"] and results["world"] == "test/Robot-v0"
     assert -7 <= results["agents"]["dream"]["return"]["value"] <= 7
+    assert results["agents"]["still"]["return"]["value"] == 0
     assert results["agents"]["dream"]["steps_when_reached"] == 7  # the true world ends after seven steps, whoever acts
     text = (tmp_path / "plan" / "report.md").read_text()
     assert "| random | " in text and "Return is the sum" in text and (tmp_path / "plan" / "dream_0.webp").is_file()
