@@ -10,11 +10,12 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kills test-browser fuzz lint bench opengl
+.PHONY: help demo test test-pages test-slow test-kills test-browser fuzz lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
-	@echo "make test       the tests (test-slow: those that take minutes; test-kills: killed 200 times; test-browser: the page, in Chromium)"
+	@echo "make test       the tests (test-pages: what the README and the guides tell to run; test-slow: those that take minutes;"
+	@echo "                test-kills: killed 200 times; test-browser: the page, in Chromium)"
 	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
@@ -34,7 +35,10 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not kills" --durations 40 --durations-min 4
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not pages and not slow and not browser and not kills" --durations 40 --durations-min 4
+
+test-pages: $(INSTALLED) opengl
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m pages --durations 0 --durations-min 1
 
 test-slow: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow

@@ -41,6 +41,7 @@ for line in sys.stdin:
 """Runs each Python block in a process of its own, forked where torch has been imported: that would take seconds every time."""
 
 
+@pytest.mark.pages
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_run_as_pasted(page: Path, tmp_path: Path) -> None:
