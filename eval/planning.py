@@ -31,6 +31,7 @@ from worldsim.eval.learnt import is_learnt, learnt_policy
 from worldsim.eval.parts import Parts
 from worldsim.eval.planning_report import agent_row, markdown
 from worldsim.provenance import provenance, write_json
+from worldsim.spec import WorldSpec
 from worldsim.storage import write_atomically
 
 PLANNERS: Mapping[str, Callable[..., Planner]] = {
@@ -90,8 +91,7 @@ def plan(
     loaded = checkpoints.load(folder)
     arena = loaded.world.env_id == ARENA
     task = task or ("reach" if arena else OWN_TASK)
-    usual = AGENTS if arena else tuple(n for n in ANYWHERE if n != "still" or not loaded.world.action_choices)
-    names = _checked(task, planner, ",".join(usual) if agents is None else agents, starts, arena=arena)
+    names = _checked(task, planner, _usual_agents(loaded.world) if agents is None else agents, starts, arena=arena)
     if "dream" in names:
         _check_horizon(settings, loaded.model.window)
     origin = provenance(seed=START_SEED)
@@ -120,6 +120,13 @@ def _check_horizon(settings: PlanSettings, window: int) -> None:
     if settings.horizon > window:
         allowed = f"at most {window}, the frames that the dream remembers"
         raise UsageError("horizon", got=settings.horizon, allowed=allowed, fix="a shorter --settings.horizon")
+
+
+def _usual_agents(world: WorldSpec) -> str:
+    """Return the agents that stand beside each other unless others are asked for; where actions are choices, none is no choice."""
+    if world.env_id == ARENA:
+        return ",".join(AGENTS)
+    return ",".join(name for name in ANYWHERE if name != "still" or not world.action_choices)
 
 
 def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) -> list[str]:
