@@ -10,12 +10,15 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pages test-slow test-kills test-browser fuzz lint bench opengl
+TESTS := -m "not pages and not slow and not browser and not kills"
+
+.PHONY: help demo test test-pages test-slow test-kills test-browser test-lowest test-newest with-versions fuzz lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
 	@echo "make test       the tests (test-pages: what the README and the guides tell to run; test-slow: those that take minutes;"
-	@echo "                test-kills: killed 200 times; test-browser: the page, in Chromium)"
+	@echo "                test-kills: killed 200 times; test-browser: the page, in Chromium; test-lowest, test-newest: with the"
+	@echo "                lowest versions that pyproject.toml allows, and with today's newest, each in an environment of its own)"
 	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
@@ -35,7 +38,7 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not pages and not slow and not browser and not kills" --durations 40 --durations-min 4
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS) --durations 40 --durations-min 4
 
 test-pages: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m pages --durations 0 --durations-min 1
@@ -49,6 +52,18 @@ test-kills: $(INSTALLED) opengl
 test-browser: $(INSTALLED) opengl
 	@command -v chromium >/dev/null || { echo "The page is tested in Chromium: apt-get install chromium"; exit 1; }
 	$(ONE_THREAD) $(BIN)/python -m pytest -m browser
+
+test-lowest: # torch of that time comes with its GPU libraries: 7 GB
+	$(MAKE) with-versions VENV=.venv-lowest RESOLUTION=lowest-direct
+
+test-newest:
+	$(MAKE) with-versions VENV=.venv-newest RESOLUTION=highest
+
+with-versions:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) uv
+	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[train,report,agents,play,data,dev]'
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 fuzz: $(INSTALLED)
 	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -m slow -rP tests/test_fuzz.py

@@ -29,7 +29,7 @@ LIMITS = {
     "stem_channels": (1, 1 << 14),
     "head_blocks": (0, 64),
     "cond_width": (1, 1 << 16),
-    "readout_width": (1, 1 << 16),
+    "readout_width": (4, 1 << 16),
     "window": (2, 1 << 12),
     "max_steps": (1, 1 << 16),
 }

@@ -19,8 +19,8 @@ _EYE = (32, 48, 64)
 """Channels of the convolutions over the picture; each halves its sides."""
 _SHUFFLE, _VIEW = 2, 4
 """The picture enters in blocks of 2 x 2 pixels and leaves as 4 x 4 places."""
-_JUDGE = 64
-"""Hidden units between an action with what it led to, and what the two are worth."""
+_JUDGE = 4
+"""Of so many hidden units one stands between an action with what it led to, and what the two are worth."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,9 @@ class _Judge(nn.Module):
 
     def __init__(self, width: int, action_dim: int) -> None:
         super().__init__()
-        self.seen = nn.Linear(width, _JUDGE)
-        self.done = nn.Linear(action_dim, _JUDGE)
-        self.out = nn.Linear(_JUDGE, 2)
+        self.seen = nn.Linear(width, width // _JUDGE)
+        self.done = nn.Linear(action_dim, width // _JUDGE)
+        self.out = nn.Linear(width // _JUDGE, 2)
 
     def forward(self, seen_FW: Tensor, action_FA: Tensor) -> Tensor:
         return self.out(F.relu(self.seen(seen_FW) + self.done(action_FA)))
