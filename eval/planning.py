@@ -29,7 +29,7 @@ from worldsim.eval.clips import enlarged, side_by_side, webp
 from worldsim.eval.controllers import blind_sweep
 from worldsim.eval.learnt import is_learnt, learnt_policy
 from worldsim.eval.parts import Parts
-from worldsim.eval.planning_report import agent_row, markdown
+from worldsim.eval.planning_report import agent_rows, markdown
 from worldsim.provenance import provenance, write_json
 from worldsim.spec import WorldSpec
 from worldsim.storage import write_atomically
@@ -104,7 +104,7 @@ def plan(
             bar.set_postfix_str(name)
             maker = _Maker(name, str(folder), task, planner, settings)
             table[name] = _episodes(maker, starts, parts, workers or joblib.cpu_count(), bar)
-    rows = {name: agent_row(outcomes, settings.replan) for name, outcomes in table.items()}
+    rows = agent_rows(table, settings.replan)
     results = {
         "command": "plan", "checkpoint": str(checkpoint), "weights": weights, "starts": starts,
         "world": loaded.world.env_id, "episode_steps": EPISODE_STEPS if arena else OWN_STEPS, "settings": chosen, **origin, "agents": rows,

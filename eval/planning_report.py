@@ -19,10 +19,26 @@ _OF_SUCCESS = (
 _OF_RETURN = (
     "Return is the sum of the true world's rewards in an episode, its mean over starts with a 95 % bootstrap interval."
 )
+STILL = "still"
+"""The agent that does nothing."""
+_OF_STILL = (
+    "More than doing nothing: the return less that of `still` from the same start, its mean over starts; an interval above 0 says "
+    "that acting was worth its price."
+)
 _OF_BELIEF = (
     "Belief minus truth is what the planner expected to earn a step of the plan it played, less what it earned: above 0 it "
     "fools itself."
 )
+
+
+def agent_rows(table: Mapping[str, Sequence[Outcome]], replan: int) -> dict[str, dict[str, Any]]:
+    """Return what is reported of every agent: `agent_row`, and start by start how much more it earned than doing nothing did."""
+    rows = {name: agent_row(outcomes, replan) for name, outcomes in table.items()}
+    if STILL in rows:
+        for row in rows.values():
+            more = np.subtract(row["returns"], rows[STILL]["returns"])
+            row["over_still"] = estimate(more[:, None], lambda means: means[..., 0]).to_json()
+    return rows
 
 
 def agent_row(outcomes: Sequence[Outcome], replan: int) -> dict[str, Any]:
@@ -39,6 +55,7 @@ def agent_row(outcomes: Sequence[Outcome], replan: int) -> dict[str, Any]:
     reached = [one.steps for one in outcomes if one.success]
     earned = np.array([[one.rewards.sum()] for one in outcomes])
     return {
+        "returns": earned[:, 0].tolist(),
         "return": estimate(earned, lambda means: means[..., 0]).to_json(),
         "success": proportion(sum(one.success for one in outcomes), len(outcomes)).to_json(),
         "steps_when_reached": float(np.median(reached)) if reached else None,
@@ -66,6 +83,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 def agents_table(results: Mapping[str, Any]) -> str:
     """Return the table of agents as Markdown: success in the Arena's tasks, what was earned in any other world."""
     rows, own = [], _own(results)
+    paired = STILL in results["agents"]
     for name, row in results["agents"].items():
         steps, seconds = row["steps_when_reached"], row["seconds_a_decision"]
         rows.append(
@@ -75,15 +93,18 @@ def agents_table(results: Mapping[str, Any]) -> str:
                 "-" if steps is None else f"{steps:g}",
                 "-" if seconds is None else f"{seconds:.2f}",
                 number(row["belief_minus_truth"], 2),
+                *([number(row["over_still"], 2)] if paired else []),
             ]
         )
     columns = ["return", "steps when it ended"] if own else ["success", "steps when reached"]
-    return table(["agent", *columns, "seconds a decision", "belief minus truth"], rows)
+    more = ["more than doing nothing"] if paired else []
+    return table(["agent", *columns, "seconds a decision", "belief minus truth", *more], rows)
 
 
 def meaning(results: Mapping[str, Any]) -> str:
     """Return what the numbers of a report mean."""
-    return f"{_OF_RETURN if _own(results) else _OF_SUCCESS} {_OF_BELIEF}"
+    paired = f" {_OF_STILL}" if STILL in results["agents"] else ""
+    return f"{_OF_RETURN if _own(results) else _OF_SUCCESS} {_OF_BELIEF}{paired}"
 
 
 def _own(results: Mapping[str, Any]) -> bool:

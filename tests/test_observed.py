@@ -146,10 +146,16 @@ def test_pictures_and_numbers_of_a_dict_are_told_apart(tmp_path: Path) -> None:
     results = plan(tmp_path / "run", tmp_path / "plan", starts=2, settings=settings, planner="cem", workers=1)
     assert list(results["agents"]) == ["random", "still", "dream"] and results["world"] == "test/Robot-v0"
     assert -7 <= results["agents"]["dream"]["return"]["value"] <= 7
-    assert results["agents"]["still"]["return"]["value"] == 0
+    still, dream = (results["agents"][name] for name in ("still", "dream"))
+    assert still["returns"] == [0, 0] and dream["over_still"]["value"] == pytest.approx(dream["return"]["value"])
     assert results["agents"]["dream"]["steps_when_reached"] == 7  # the true world ends after seven steps, whoever acts
     text = (tmp_path / "plan" / "report.md").read_text()
-    assert "| random | " in text and "Return is the sum" in text and (tmp_path / "plan" / "dream_0.webp").is_file()
+    assert (
+        "| random | " in text
+        and "more than doing nothing |" in text
+        and "Return is the sum" in text
+        and (tmp_path / "plan" / "dream_0.webp").is_file()
+    )
     with pytest.raises(UsageError, match=r"task.*reward"):
         plan(tmp_path / "run", tmp_path / "plan", task="push")
     with pytest.raises(UsageError, match=r"agents.*truth"):
