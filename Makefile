@@ -63,7 +63,7 @@ with-versions:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) uv
 	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[train,report,agents,play,data,dev]'
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -W default $(TESTS)
 
 fuzz: $(INSTALLED)
 	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -m slow -rP tests/test_fuzz.py

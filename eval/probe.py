@@ -164,7 +164,7 @@ def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **columns)
+    np.savez_compressed(temporary, **columns)
     temporary.replace(path)
 
 

@@ -39,7 +39,7 @@ def probed(folder: Path, cost: float, seed: int = 0, void: bool = False) -> Prob
             columns[f"{code}/{row}/cost"] = mean * scenes * rng.uniform(0.8, 1.2, SCENES) / 100 * 40
             columns[f"{code}/{row}/scored"] = np.full(SCENES, 40.0)
     folder.mkdir(parents=True)
-    np.savez_compressed(folder / "scenes.npz", allow_pickle=False, **columns)
+    np.savez_compressed(folder / "scenes.npz", **columns)
     table = {"trivial": list(TRIVIAL), "outcome": "void" if void else "better than trivial"}
     (folder / "results.json").write_text(json.dumps({"families": dict.fromkeys(CODES, table)}))
     return Probed.read(folder, seed)
