@@ -156,7 +156,7 @@ def called(codes: Sequence[str] | str | None, tier: str) -> tuple[list[Family], 
 
 def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
     """Write every row's per-scene columns, named family/row/column, for whoever wants to reckon otherwise."""
-    columns = {
+    columns: dict[str, Any] = {
         f"{code}/{row}/{name}": column
         for code, one in measured.items()
         for row, scores in one.scores.items()

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -278,7 +278,7 @@ def bad_source(how: str, root: Path, columns: Mapping[str, np.ndarray]) -> Path:
             for k in range(2000):
                 archive.writestr(f"{k}.npy", npy_header("(0,)"))
     elif how == "npz columns":
-        np.savez_compressed(path, allow_pickle=False, **columns, **{f"c{k}": np.zeros((4, 10**4)) for k in range(9)})
+        np.savez_compressed(path, **columns, **cast("Any", {f"c{k}": np.zeros((4, 10**4)) for k in range(9)}))
     else:
         with h5py.File(path, "w") as file:
             group = file.create_group("e0")

@@ -44,7 +44,7 @@ def bad_archive(kind: str, path: Path) -> None:
             "five colours": {"frames": np.zeros((6, 16, 16, 5), np.uint8)},
             "large": {"frames": np.zeros((6, 16, 1024, 3), np.uint8)},
         }
-        np.savez(path, **{**good, **changes[kind]}, allow_pickle=True)
+        np.savez(path, **{**good, **changes[kind]})
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_the_truth_can_be_planned_in_and_is_left_as_it_is(env: gym.Env):
         frame, reward, ended, _, info = arena.step(action)
         np.testing.assert_array_equal(frames[0], frame)
         np.testing.assert_array_equal(infos["state"][0], info["state"])
-        assert rewards[0] == reward and bool(terminated[0]) == ended
+        assert rewards[0] == rewards.dtype.type(reward) and bool(terminated[0]) == ended
     _, again = forks.reset()
     np.testing.assert_array_equal(again["state"][0], again["state"][1])
     assert not arena.fork_batch(1, frames=False).step(actions[:1])[0].any()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +31,14 @@ SPEC = WorldSpec(
 def reader(told: bool) -> Denoiser:
     """Return a tiny random denoiser."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "depth": 1, "heads": 2, "stem_channels": 8, "head_blocks": 1, "cond_width": 16}
+    sizes: dict[str, Any] = {
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "stem_channels": 8,
+        "head_blocks": 1,
+        "cond_width": 16,
+    }
     return checkpoints.build(ModelConfig(**sizes, window=4, reads_action=told), SPEC)
 
 
@@ -65,12 +75,12 @@ def test_what_an_action_costs_is_learnt_where_rewards_are_told_of_it(told: bool)
 def test_a_network_that_does_not_know_the_action_is_told_none() -> None:
     """Where an action is unknown, what is read does not hang on it; where it is known, reward and end do, the state does not."""
     denoiser = reader(told=True)
-    frames = torch.rand(2, 3, 32, 32, 3)
+    before, shown = torch.rand(2, 3, 32, 32, 3)
     some, others = torch.ones(3, 2), -torch.ones(3, 2)
-    read = denoiser.network.read
+    read = functools.partial(denoiser.network.read, before, shown)
     known, unknown = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
-    assert torch.equal(read(*frames, some, unknown), read(*frames, others, unknown))
-    apart = read(*frames, some, known) != read(*frames, others, known)
+    assert torch.equal(read(some, unknown), read(others, unknown))
+    apart = read(some, known) != read(others, known)
     assert apart[:, :2].all() and not apart[:, 2:].any()
 
 
