@@ -7,11 +7,11 @@ INPUTS ?= 1000000
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EXTRAS := train,report,agents,play,data,dev
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+TESTS = $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not pages and not slow and not browser and not kills"
 
 .DEFAULT_GOAL := help
-TESTS := -m "not pages and not slow and not browser and not kills"
-
 .PHONY: help demo test test-pages test-slow test-kills test-browser test-lowest test-newest with-versions fuzz lint bench opengl
 
 help:
@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldsim needs Python 3.11 or later, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Install Python's venv module: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,report,agents,play,data,dev]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 opengl: $(INSTALLED)
@@ -38,7 +38,7 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS) --durations 40 --durations-min 4
+	$(TESTS) --durations 40 --durations-min 4
 
 test-pages: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m pages --durations 0 --durations-min 1
@@ -62,8 +62,8 @@ test-newest:
 with-versions:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) uv
-	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[train,report,agents,play,data,dev]'
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -W default $(TESTS)
+	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[$(EXTRAS)]'
+	$(TESTS) -W default
 
 fuzz: $(INSTALLED)
 	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -m slow -rP tests/test_fuzz.py

@@ -29,7 +29,7 @@ from worldsim.eval.clips import enlarged, side_by_side, webp
 from worldsim.eval.controllers import blind_sweep
 from worldsim.eval.learnt import is_learnt, learnt_policy
 from worldsim.eval.parts import Parts
-from worldsim.eval.planning_report import agent_rows, markdown
+from worldsim.eval.planning_report import STILL, agent_rows, markdown
 from worldsim.provenance import provenance, write_json
 from worldsim.spec import WorldSpec
 from worldsim.storage import write_atomically
@@ -39,7 +39,7 @@ PLANNERS: Mapping[str, Callable[..., Planner]] = {
 }  # fmt: skip
 ARENA = "worldsim/Arena-v0"
 AGENTS = ("random", "blind", "truth", "dream")
-ANYWHERE = ("random", "still", "dream")
+ANYWHERE = ("random", STILL, "dream")
 """Agents that ask nothing of a world but its frames and rewards."""
 OWN_TASK = "reward"
 """The task of a world that is not the Arena: what its environment rewards, until it ends."""
@@ -126,7 +126,7 @@ def _usual_agents(world: WorldSpec) -> str:
     """Return the agents that stand beside each other unless others are asked for; where actions are choices, none is no choice."""
     if world.env_id == ARENA:
         return ",".join(AGENTS)
-    return ",".join(name for name in ANYWHERE if name != "still" or not world.action_choices)
+    return ",".join(name for name in ANYWHERE if name != STILL or not world.action_choices)
 
 
 def _checked(task: str, planner: str, agents: str, starts: int, *, arena: bool) -> list[str]:
@@ -189,7 +189,7 @@ class _Maker:
         if self.name == "random":
             assert isinstance(env.action_space, gym.spaces.Box)
             return RandomPolicy(env.action_space, hold_steps=self.settings.hold)
-        if self.name == "still":
+        if self.name == STILL:
             assert isinstance(env.action_space, gym.spaces.Box)
             none = np.zeros(env.action_space.shape, np.float32).clip(env.action_space.low, env.action_space.high)
             return ScriptedPolicy(np.tile(none, (OWN_STEPS, 1)))
