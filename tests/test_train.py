@@ -59,6 +59,20 @@ def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording
     assert (tmp_path / "run" / "strips").is_dir() and list((tmp_path / "run" / "logs").rglob("events*"))
 
 
+@pytest.mark.parametrize("preset", ["nano", "nano-pyramid", "nano-unet", "nano-unet-stacked"])
+def test_training_in_bfloat16_learns_the_same(stripe_recording: Path, tmp_path: Path, preset: str):
+    """Every part of a step, own context and shortcut too, runs where bfloat16 is faster; the first steps differ by rounding."""
+    weights = []
+    for precision in ("bf16", "fp32"):
+        config = dataclasses.replace(QUICK, precision=precision, self_context_start=0.0, shortcut_start=0.0)
+        config = dataclasses.replace(config, self_context_share=1.0, save_minutes=60.0)
+        train(stripe_recording, tmp_path / precision, preset=preset, steps=2, config=config, progress=False)
+        weights.append(load_file(tmp_path / precision / "state.safetensors"))
+    for name, values in weights[0].items():
+        if name.startswith("model/"):
+            assert np.abs(values - weights[1][name]).max() < 0.02, name
+
+
 def test_clips_are_drawn_for_their_actions(tmp_path: Path):
     """Half of an episode waits and one action is rare: balanced clips hold it far more often, even ones as recorded."""
     rng = np.random.default_rng(0)
@@ -91,6 +105,12 @@ def test_clips_are_drawn_for_their_actions(tmp_path: Path):
     times = clip.frames[:, :, 0, 0, 0].long() + 256 * clip.frames[:, :, 0, 0, 1].long()
     assert torch.equal(times[:, 1:] - times[:, :-1], torch.ones(5, 8, dtype=torch.long))
     assert np.array_equal(clip.actions.numpy(), actions[times[:, :-1].numpy()])
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    """The error names what there is."""
+    with pytest.raises(UsageError, match="auto, bf16, fp32"):
+        TrainConfig(precision="int8")
 
 
 def test_clips_are_as_long_as_many_episodes() -> None:

@@ -20,7 +20,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from worldsim.errors import UsageError
-from worldsim.precision import fast_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,8 +35,7 @@ def connect(out: Path) -> Accelerator:
         ) from error
     _warn_of_lost_restarts()
     cpu = not torch.cuda.is_available()
-    precision = "bf16" if fast_dtype("cpu" if cpu else "cuda") == torch.bfloat16 else "no"
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with="tensorboard", project_dir=str(out))
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with="tensorboard", project_dir=str(out))
     accelerator.init_trackers("logs")
     return accelerator
 

@@ -1,4 +1,4 @@
-"""Which number type pays on this device, found by measuring it. Knows matrices only."""
+"""Which number type pays on this device, found by measuring it, and computing in it. Knows matrices only."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """Return the context in which products are computed in bf16, in fp32, or (auto) in what pays on ``device``.
+
+    Not Accelerate's, which a process can choose only once.
+    """
+    device = torch.device(device)
+    enabled = precision == "bf16" or (precision == "auto" and fast_dtype(device) == torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -247,13 +247,13 @@ class FrameStream:
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, G, N, K) of the frame into a layer's cache, and return that cache."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.slots] = k
-        values[self.rows, :, self.slots] = v
+        keys[self.rows, :, self.slots] = k.to(keys.dtype)  # under autocast the network computes in another type
+        values[self.rows, :, self.slots] = v.to(values.dtype)
         return keys, values
 
     def _keep_recall(self, keys: Tensor, patches: Tensor) -> None:
         """Put what the frame will be recalled by (B, N, K), and as what (B, N, P), into the cache."""
-        self.cache.recall_keys[self.rows, self.slots] = keys
+        self.cache.recall_keys[self.rows, self.slots] = keys.to(self.cache.recall_keys.dtype)
         self.cache.patches[self.rows, self.slots] = patches
 
     def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ def commit_context(
 
     def mix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (T, G, N, K)
         for ring, new in ((state.cache.keys[layer], k), (state.cache.values[layer], v)):
-            ring[row, :, kept % window] = new[kept].transpose(0, 1)
+            ring[row, :, kept % window] = new[kept].transpose(0, 1).to(ring.dtype)
         return banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
 
     known = (times > 0) & conditioned
@@ -299,7 +299,7 @@ def commit_context(
         tokens = network.features(noised, recent[:-1], told, phases, mix).tokens
         memory = network.remember(shown, tokens, (phases[0][:, 0], phases[1][:, 0]))
         for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
-            ring[row, kept % window] = new[kept]
+            ring[row, kept % window] = new[kept].to(ring.dtype)
     state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]
     state.recent[row] = recent[-1]
     state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]

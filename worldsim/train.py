@@ -38,7 +38,7 @@ from worldsim.distributed import (
 )
 from worldsim.errors import UsageError
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
-from worldsim.precision import fast_dtype
+from worldsim.precision import autocast, fast_dtype
 from worldsim.provenance import provenance, write_json
 from worldsim.readout import Read
 from worldsim.rollout import Rollout
@@ -280,7 +280,7 @@ class _Run:
         for number, part in enumerate(parts):
             waits = number + 1 < len(parts)
             with self.accelerator.no_sync(self.prepared) if waits else contextlib.nullcontext():
-                with self.accelerator.autocast():
+                with autocast(self.accelerator.device, self.config.precision):
                     terms = self._losses(part, own, (self.config.seed, step, 2))
                 self.accelerator.backward(part.share * terms["loss"])
             for name, value in terms.items():

@@ -13,7 +13,7 @@ from worldsim.denoiser import LossConfig
 from worldsim.errors import UsageError
 from worldsim.optim import OptimConfig
 
-_MACHINE = ("gradient_accumulation", "shard")
+_MACHINE = ("gradient_accumulation", "shard", "precision")
 """How a step is fitted to the machines: its numbers are the same, up to rounding."""
 
 
@@ -32,6 +32,8 @@ class TrainConfig:
     shard: bool = False
     """Whether weights, gradients and optimiser states are cut into one shard a process (FSDP2, under torchrun), for models
     whose training no device could hold; what is saved is whole."""
+    precision: str = "auto"
+    """What products are computed in: bf16, fp32, or auto, bf16 where it is clearly faster (``worldsim info``)."""
     clip_frames: tuple[int, ...] = (8, 16, 40)
     """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
     clip_shares: tuple[float, ...] = (0.4, 0.4, 0.2)
@@ -61,6 +63,8 @@ class TrainConfig:
                 allowed="one share per clip length, 1 in sum",
                 fix="give both, for example clip_frames [8, 16] and clip_shares [0.5, 0.5]",
             )
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise UsageError("precision", got=self.precision, allowed="auto, bf16, fp32", fix="--config.precision auto")
         for name in ("frames_per_step", "reads_per_step", "gradient_accumulation"):
             if getattr(self, name) < 1:
                 raise UsageError(name, got=getattr(self, name), allowed="1 or more", fix=f"--config.{name} 1")
