@@ -19,7 +19,7 @@ help:
 	@echo "make test       the tests (test-pages: what the README and the guides tell to run; test-slow: those that take minutes;"
 	@echo "                test-kills: killed 200 times; test-browser: the page, in Chromium; test-lowest, test-newest: with the"
 	@echo "                lowest versions that pyproject.toml allows, and with today's newest, each in an environment of its own)"
-	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read"
+	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read, guided by coverage (Atheris)"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      speed of everything on this machine, into runs/bench"
 
@@ -65,8 +65,9 @@ with-versions:
 	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[$(EXTRAS)]'
 	$(TESTS) -W default
 
-fuzz: $(INSTALLED)
-	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -m slow -rP tests/test_fuzz.py
+fuzz: $(INSTALLED) # Atheris has wheels for Linux and CPython only
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt atheris
+	$(ONE_THREAD) WORLDSIM_FUZZ=$(INPUTS) $(BIN)/python -m pytest -n $(JOBS) -m slow -rP tests/test_fuzz.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
