@@ -32,7 +32,14 @@ from worldsim.commands import COMMANDS, Command
 from worldsim.errors import UsageError, suggestion
 
 USER_ERROR, INTERRUPTED = 2, 130
-_SYSTEM_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR}
+_SYSTEM_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR
+}  # fmt: skip
+_LESS = {
+    "train": "--config.gradient_accumulation 4 (the same steps in smaller parts), or a smaller --preset",
+    "plan": "a smaller --settings.candidates",
+}
+"""By command, what makes do with less memory."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         function = None if name is None else _function(COMMANDS[name].target)
         options = _parse(words, name, function)
         assert name is not None and function is not None  # _parse refuses everything else
+        if options.get("out") is not None:
+            _check_writable(Path(options["out"]).absolute())
         result = _called(COMMANDS[name], function, options)
         if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, the first one speaks
             print(COMMANDS[name].report(result, options))
@@ -65,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(
             f"the system refused: {error}. Likely fix: check the path, its owner and the free space", debug=debug
         )
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        got, less = str(error).partition("\n")[0], _LESS.get(name or "", "--workers 1, where the command has it")
+        return _say(
+            f"memory ran out: {got}. What was saved is whole. Likely fix: {less}, or what else needs memory ended",
+            debug=debug,
+        )
     except KeyboardInterrupt:
         left = COMMANDS[name].after_interrupt if name else ""
         return _say(f"interrupted. {left}", debug=debug, code=INTERRUPTED)
@@ -77,6 +94,21 @@ def _say(paragraph: str, *, debug: bool, code: int = USER_ERROR) -> int:
         traceback.print_exc()
     print(f"worldsim: {paragraph}", file=sys.stderr)
     return code
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse, before hours of work, a place where nothing can be written."""
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out in this process, on its GPU, or for one of its workers, which the system then ends."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError", "TerminatedWorkerError"}) or "can't allocate memory" in str(
+        error
+    )
 
 
 def info(checkpoint: str = "arena-small") -> dict[str, Any]:

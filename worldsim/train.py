@@ -96,24 +96,23 @@ def train(
     run = _Run.begin(Path(data), Path(out), preset, config or TrainConfig(), init)
     total = run.resolve_steps(minutes, steps)
     main, device = run.accelerator.is_main_process, run.accelerator.device
-    bar = tqdm(total=total, initial=run.step, unit="step", disable=not (progress and main), dynamic_ncols=True)
-    saved = validated = time.monotonic()
-    while run.step < total:
-        begun = time.monotonic()
-        terms = run.advance(total)
-        now = time.monotonic()
-        clips = run.clips_per_step(total)
-        bar.set_postfix(loss=f"{terms['loss']:.4f}", clips_per_s=f"{clips / (now - begun):.1f}", refresh=False)
-        bar.update(1)
-        run.accelerator.log({f"train/{name}": value for name, value in terms.items()}, step=run.step)
-        last = run.step == total
-        if last or agreed(now - validated > 60 * run.config.validate_minutes, device):
-            bar.write(run.validate(total))
-            validated = time.monotonic()
-        if last or agreed(now - saved > 60 * run.config.save_minutes, device):
-            run.save(total)
-            saved = time.monotonic()
-    bar.close()
+    with tqdm(total=total, initial=run.step, unit="step", disable=not (progress and main), dynamic_ncols=True) as bar:
+        saved = validated = time.monotonic()
+        while run.step < total:
+            begun = time.monotonic()
+            terms = run.advance(total)
+            now = time.monotonic()
+            clips = run.clips_per_step(total)
+            bar.set_postfix(loss=f"{terms['loss']:.4f}", clips_per_s=f"{clips / (now - begun):.1f}", refresh=False)
+            bar.update(1)
+            run.accelerator.log({f"train/{name}": value for name, value in terms.items()}, step=run.step)
+            last = run.step == total
+            if last or agreed(now - validated > 60 * run.config.validate_minutes, device):
+                bar.write(run.validate(total))
+                validated = time.monotonic()
+            if last or agreed(now - saved > 60 * run.config.save_minutes, device):
+                run.save(total)
+                saved = time.monotonic()
     run.accelerator.end_training()
     return run.out / CHECKPOINT
 
