@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
+from worldsim import checkpoint as checkpoints
+from worldsim.config import PRESETS
+from worldsim.envs.arena import ArenaEnv, arena_spec
 from worldsim.eval import registry
 from worldsim.eval.permanence_memory import LONGEST, half_life
 from worldsim.eval.probe import probe
@@ -74,6 +79,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(ask: Any, tmp_path: Pa
     lines = [json.loads(line) for line in (tmp_path / "truth" / "ledger.jsonl").read_text().splitlines()]
     assert [line["weights"] for line in lines] == ["stumbling_model:Stumbles"] * 2
     assert references == {path: path.stat().st_mtime_ns for path in references}, "made once, for every further model"
+
+
+@pytest.mark.slow
+def test_a_model_is_probed_to_the_same_bytes_by_one_process_and_by_two(tmp_path: Path):
+    """Truth, dreams and report of a world model do not hang on who computes them."""
+    spec = arena_spec(ArenaEnv())
+    config = dataclasses.replace(PRESETS["nano"], depth=1)
+    weights = checkpoints.build(config, spec).state_dict()
+    made = checkpoints.Checkpoint(model=config, world=spec, weights=weights, sampler_steps=1)
+    checkpoints.save(made, tmp_path / "model", card="", dtype=torch.float32)
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / f"by-{workers}"
+        results = probe(tmp_path / "model", out, family="P6-right", truth=out / "truth", workers=workers, scenes=2)
+        found.append({name: value for name, value in results.items() if name not in CHANGES})
+    assert found[0] == found[1]
+    pictures = [path.name for path in (tmp_path / "by-1").glob("*.png")]
+    assert pictures
+    for name in pictures:
+        assert (tmp_path / "by-1" / name).read_bytes() == (tmp_path / "by-2" / name).read_bytes(), name
 
 
 def test_two_read_outs_must_agree():
