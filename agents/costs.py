@@ -54,11 +54,16 @@ class DreamCost:
             )
         costs = []
         for row in range(environments):
-            frames = np.asarray(info_dict["pixels"][row, 0])
+            frames = _on_cpu(info_dict["pixels"][row, 0])
             actions = np.zeros((0, size), np.float32)
             if "action" in info_dict and len(frames) > 1:
-                actions = np.asarray(info_dict["action"][row, 0], np.float32)
+                actions = _on_cpu(info_dict["action"][row, 0]).astype(np.float32)
             self.env.reset(seed=self.seed, options={"frames": frames, "actions": actions})
-            plans = action_candidates[row].reshape(samples, -1, size).cpu().numpy().astype(np.float32)
+            plans = action_candidates[row].reshape(samples, -1, size).float().cpu().numpy()
             costs.append(-self.objective.score(imagine(self._fork, plans.clip(self.space.low, self.space.high))))
         return torch.as_tensor(np.stack(costs), dtype=action_candidates.dtype, device=action_candidates.device)
+
+
+def _on_cpu(values: Any) -> np.ndarray:
+    """Return an array of what a solver keeps as an array or as a tensor of any device."""
+    return values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)

@@ -65,7 +65,7 @@ class GradientPlanner(Planner):
         scores = self.objective.score(imagined)
         self._optimizer.zero_grad()
         (-scores.sum()).backward()
-        return scores.detach().double().numpy()
+        return scores.detach().double().cpu().numpy()
 
     def learn(self, knots: Float[np.ndarray, "n k f"], scores: Float[np.ndarray, " n"]) -> None:
         """Take a step along the gradient, within the bounds."""

@@ -295,6 +295,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 allowed="a WorldState or the path of a saved one",
                 fix="take it from env.unwrapped.save_state()",
             )
+        state = state.to(self.rollout.device, self.rollout.network.dtype)
         self.rollout.check_state(state)
         shape = self.single_observation_space.shape
         if state.frames.shape[1:] != shape or state.batch_size not in (1, len(seeds)):

@@ -33,7 +33,7 @@ from worldsim.envs.scene import SceneSpec
 from worldsim.eval.quality_report import table
 from worldsim.eval.trials import check_arena, make_arena
 from worldsim.optim import OptimConfig, make_optimizers
-from worldsim.precision import fast_dtype, matmul_gflops
+from worldsim.precision import autocast, fast_dtype, matmul_gflops
 from worldsim.provenance import describe, provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
@@ -283,13 +283,13 @@ def _record_and_train(model: WorldModel, repeats: int, peak_gflops: float, devic
         finally:
             dataset.close()
     denoiser = model.checkpoint.denoiser().to(device)
-    optimizers = make_optimizers(denoiser, OptimConfig())
+    dtype = fast_dtype(device)
+    optimizers = make_optimizers(denoiser, OptimConfig(), dtype)
     loss = LossConfig()
     draws = training_draws(clip, denoiser, loss, 0.0, (BENCH_SEED, 1)).to(device)
-    dtype = fast_dtype(device)
 
     def step() -> None:
-        with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             value = denoiser.loss(clip, draws, loss)["loss"]
         value.backward()
         for optimizer in optimizers:

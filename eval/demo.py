@@ -83,7 +83,7 @@ def demo(
     results = {
         "command": "demo",
         "checkpoint": name,
-        **provenance(seed=scripts[0].seed, device=device),
+        **provenance(seed=scripts[0].seed, device=str(rollout.device)),
         "n": len(scripts),
         "num_steps": rollout.num_steps,
         "frames": frames,

@@ -110,7 +110,8 @@ def quality(
         "command": "quality",
         "checkpoint": "a model in memory" if isinstance(checkpoint, WorldModel) else str(checkpoint),
         "world": model.spec.env_id,
-        **provenance(seed=QUALITY_SEED, device=device),
+        **provenance(seed=QUALITY_SEED, device=str(rollout.device)),
+        "dtype": str(rollout.network.dtype).removeprefix("torch."),
         "n": scenes,
         "settings": {**settings, "num_steps": rollout.num_steps},
         "model": {"config": model.config.to_json(), "dataset": dict(model.checkpoint.dataset)},
@@ -174,6 +175,7 @@ def _key(model: WorldModel, rollout: Rollout, settings: Mapping[str, Any]) -> di
         "weights": weights_hash(model),
         "settings": dict(settings),
         "num_steps": rollout.num_steps,
+        "arithmetic": [str(rollout.device), str(rollout.network.dtype)],
         "code": [origin["commit"], origin["dirty"], origin["versions"]],
     }
 

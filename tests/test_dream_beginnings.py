@@ -280,6 +280,21 @@ def test_a_saved_moment_can_be_dreamt_again(env: DreamEnv, model: WorldModel, tm
     assert (play(env, 3) != wanted).any()
 
 
+@pytest.mark.parametrize(("there", "here"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_moment_can_be_dreamt_on_in_another_number_type(model: WorldModel, there: str, here: str) -> None:
+    """A state of a machine where the other type pays goes on, up to rounding, as it would have gone on there."""
+    frames = []
+    envs = [DreamEnv(WorldModel(model.checkpoint, dtype=getattr(torch, kind))) for kind in (there, here)]
+    envs[0].reset(seed=1)
+    state = envs[0].save_state()
+    for env in envs:
+        env.reset(options={"state": state})
+        frames.append(play(env, 1).astype(int))
+        env.close()
+    assert np.abs(frames[0] - frames[1]).mean() < 2
+    assert state.cache.recall_keys.dtype == getattr(torch, there), "the state itself stays as it was"
+
+
 def test_forks_go_on_from_the_present_independently(model: WorldModel) -> None:
     """A fork has the same future and its own life: stepping or closing one leaves the other as it was."""
     env = DreamEnv(model, horizon=4)

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 import worldsim
 from worldsim import checkpoint as checkpoints
+from worldsim.beginning import first_precision
 from worldsim.config import PRESETS
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Context, Denoiser, LossConfig, to_unit
@@ -61,16 +62,20 @@ def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording
 
 @pytest.mark.parametrize("preset", ["nano", "nano-pyramid", "nano-unet", "nano-unet-stacked"])
 def test_training_in_bfloat16_learns_the_same(stripe_recording: Path, tmp_path: Path, preset: str):
-    """Every part of a step, own context and shortcut too, runs where bfloat16 is faster; the first steps differ by rounding."""
+    """Every part of a step, own context and shortcut too, runs where bfloat16 is faster, and moves all weights alike."""
     weights = []
-    for precision in ("bf16", "fp32"):
-        config = dataclasses.replace(QUICK, precision=precision, self_context_start=0.0, shortcut_start=0.0)
-        config = dataclasses.replace(config, self_context_share=1.0, save_minutes=60.0)
-        train(stripe_recording, tmp_path / precision, preset=preset, steps=2, config=config, progress=False)
-        weights.append(load_file(tmp_path / precision / "state.safetensors"))
-    for name, values in weights[0].items():
-        if name.startswith("model/"):
-            assert np.abs(values - weights[1][name]).max() < 0.02, name
+    whole = dataclasses.replace(QUICK, self_context_start=0.0, self_context_share=1.0, shortcut_start=0.0)
+    still = dataclasses.replace(QUICK.optim, muon_lr=0.0, adamw_lr=0.0, readout_lr=0.0)
+    for precision, optim in (("bf16", QUICK.optim), ("fp32", QUICK.optim), ("fp32", still)):
+        config = dataclasses.replace(whole, precision=precision, optim=optim, save_minutes=60.0)
+        out = tmp_path / str(len(weights))
+        train(stripe_recording, out, preset=preset, steps=2, config=config, progress=False)
+        weights.append(load_file(out / "state.safetensors"))
+    ours, theirs, first = weights
+    moves = [(ours[name] - start, theirs[name] - start) for name, start in first.items() if name.startswith("model/")]
+    assert all(one.any() == other.any() for one, other in moves)
+    one, other = (np.concatenate([move.ravel() for move in column]) for column in zip(*moves, strict=True))
+    assert one @ other > 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
 
 
 def test_clips_are_drawn_for_their_actions(tmp_path: Path):
@@ -292,3 +297,13 @@ def test_wrong_arguments_are_named_and_leave_nothing(stripe_recording: Path, tmp
     with pytest.raises(UsageError, match=named):
         train(stripe_recording, tmp_path / "run", **{"preset": "nano", "config": QUICK, "progress": False, **arguments})
     assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tmp_path: Path) -> None:
+    """What auto chose is kept with the run, whatever pays on the machine where it goes on; what is asked for is obeyed."""
+    cpu, plan = torch.device("cpu"), tmp_path / "run.json"
+    chosen = first_precision(plan, TrainConfig(), cpu)
+    other = "fp32" if chosen == "bf16" else "bf16"
+    plan.write_text(json.dumps({"precision": other}))
+    assert first_precision(plan, TrainConfig(), cpu) == other
+    assert first_precision(plan, TrainConfig(precision=chosen), cpu) == chosen

@@ -63,6 +63,12 @@ class StreamCache:
             patches=tensors["patches"],
         )
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> StreamCache:
+        """Return the cache on ``device``, with what is attended to in ``dtype``; it is itself where it is so already."""
+        keys, values = (tuple(ring.to(device, dtype) for ring in rings) for rings in (self.keys, self.values))
+        recalled = self.recall_keys.to(device, dtype)
+        return StreamCache(keys=keys, values=values, recall_keys=recalled, patches=self.patches.to(device))
+
     @classmethod
     def join(cls, caches: Sequence[StreamCache]) -> StreamCache:
         """Return one cache of all rows, copied."""

@@ -27,7 +27,7 @@ def imagine(rollout: Rollout, state: WorldState, plans: Float[Tensor, "b t a"]) 
     ``state`` is left as it is; same noise as `Rollout.step` would draw. Gradients with respect to ``plans``.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        state = state.fork()
+        state, plans = state.fork(), plans.to(rollout.device)
         levels, passes, commit = rollout.passes()
         rows: list[Tensor] = []
         shown: list[Tensor] = []

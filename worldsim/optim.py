@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from worldsim.distributed import like, whole
-from worldsim.precision import fast_dtype
 
 TRUNKS = (".blocks.", ".levels.", ".shrinks.", ".grows.", ".joins.", ".returns.")
 """Parts of the names of a trunk's weights: a transformer's blocks, a U-Net's levels and what joins them."""
@@ -49,7 +48,7 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024): momentum, orthogonalised by Newton-Schulz steps, scaled to AdamW's update size.
 
     The same update as `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, but matrices of equal shape are
-    orthogonalised together, and in the number type that pays on their device: `torch.optim.Muon` always takes bfloat16,
+    orthogonalised together, and in a number type of one's choice: `torch.optim.Muon` always takes bfloat16,
     which took longer than the rest of a training step on CPUs without bfloat16 units. A convolution's kernel counts as a
     matrix of a row per output channel. Sharded matrices are made whole for it, in every process.
     """
@@ -57,8 +56,11 @@ class Muon(torch.optim.Optimizer):
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
     STEPS = 5
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -76,7 +78,7 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 directions = torch.stack([whole(self._momentum(p, group["momentum"])).flatten(1) for p in parameters])
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for parameter, direction in zip(parameters, self.orthogonalise(directions), strict=True):
+                for parameter, direction in zip(parameters, self.orthogonalise(directions, self.dtype), strict=True):
                     step = like(direction.view(parameter.shape), parameter)
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-rate)
         return loss
@@ -90,10 +92,10 @@ class Muon(torch.optim.Optimizer):
         return parameter.grad.lerp(average, momentum)
 
     @classmethod
-    def orthogonalise(cls, matrices: Tensor) -> Tensor:
-        """Return nearly orthogonal matrices (n, rows, columns) of the same singular directions, in their own type."""
+    def orthogonalise(cls, matrices: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return nearly orthogonal matrices (n, rows, columns) of the same singular directions, computed in ``dtype``."""
         a, b, c = cls.COEFFICIENTS
-        x = matrices.to(fast_dtype(matrices.device))
+        x = matrices.to(dtype)
         tall = x.shape[-2] > x.shape[-1]
         x = x.mT if tall else x
         x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
@@ -103,8 +105,10 @@ class Muon(torch.optim.Optimizer):
         return (x.mT if tall else x).to(matrices.dtype)
 
 
-def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Return Muon over the matrices of the trunk, AdamW over the rest, and AdamW over the readout head."""
+def make_optimizers(
+    model: nn.Module, config: OptimConfig, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """Return Muon, in ``dtype``, over the matrices of the trunk, AdamW over the rest, and AdamW over the readout head."""
     matrices, readout, rest = [], [], []
     for name, parameter in model.named_parameters():
         inner = any(part in name for part in TRUNKS) and not any(
@@ -118,7 +122,7 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
     def adamw(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
-    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
+    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, dtype=dtype)
     return [muon, adamw(rest, config.adamw_lr), adamw(readout, config.readout_lr)]
 
 

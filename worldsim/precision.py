@@ -34,16 +34,18 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     device = torch.device(device)
     if device.type == "cpu":
         return torch.bfloat16 if _bfloat16_pays_on_cpu() else torch.float32
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32
 
 
-def autocast(device: torch.device | str, precision: str) -> torch.autocast:
-    """Return the context in which products are computed in bf16, in fp32, or (auto) in what pays on ``device``.
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""The number types that products are computed in, by the names that training takes."""
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which products are computed in ``dtype``, bfloat16 or float32.
 
     Not Accelerate's, which a process can choose only once.
     """
-    device = torch.device(device)
-    enabled = precision == "bf16" or (precision == "auto" and fast_dtype(device) == torch.bfloat16)
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -85,6 +85,11 @@ class WorldState:
             times=self.times + 1,
         )
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> WorldState:
+        """Return the worlds for a network on ``device`` that computes in ``dtype`` (buffers shared where they are so already)."""
+        moved = {name: getattr(self, name).to(device) for name in ("times", "recent", "past_actions", "readout")}
+        return dataclasses.replace(self, cache=self.cache.to(device, dtype), **moved)
+
     def fork(self) -> WorldState:
         """Return an independent copy: stepping one leaves the other as it was, and both dream the same noise."""
         return self.select(range(self.batch_size))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
 from worldsim import config as configs
+from worldsim.beginning import first_precision, first_weights
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Denoiser, to_unit
@@ -38,12 +39,11 @@ from worldsim.distributed import (
 )
 from worldsim.errors import UsageError
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
-from worldsim.precision import autocast, fast_dtype
+from worldsim.precision import TYPES, autocast
 from worldsim.provenance import provenance, write_json
 from worldsim.readout import Read
 from worldsim.rollout import Rollout
 from worldsim.run_state import gather_state, load_state, save_state
-from worldsim.spec import WorldSpec
 from worldsim.training_config import TrainConfig
 from worldsim.training_step import ClipSampler, Part, clip_length, draw_read, fit_readouts, own_context, training_draws
 from worldsim.validation import ValidationSet, save_strips, validate
@@ -132,6 +132,7 @@ class _Run:
     average: torch.optim.swa_utils.AveragedModel
     optimizers: list[Any]
     identity: dict[str, Any]
+    precision: str
     begun_from: Mapping[str, Any] | None = None
     drawn: ClipSampler | None = None
     step: int = 0
@@ -147,7 +148,7 @@ class _Run:
         model = configs.preset(preset) if start is None else start.model
         if not same_world:  # what is read off a frame is learnt anew: as it is read today
             model = dataclasses.replace(model, reads_action=True)
-        denoiser = _first_weights(model, start, dataset.spec, config.seed)
+        denoiser = first_weights(model, start, dataset.spec, config.seed)
         if config.loss.readouts_only:
             if not same_world:
                 got = "no init" if start is None else f"a checkpoint of {start.world.env_id}"
@@ -167,16 +168,18 @@ class _Run:
             "init": init,
             "config": config.identity(),
         }
-        average = make_average(denoiser, config.optim)
+        precision = first_precision(out / PLAN, config, accelerator.device)
+        average = make_average(denoiser.to(accelerator.device), config.optim)
         if config.shard:
-            for module in (denoiser.to(accelerator.device), average.module.to(accelerator.device)):
+            for module in (denoiser, average.module):
                 shard(module)
         prepared = denoiser if config.shard else accelerator.prepare(denoiser)
-        wrapped = [accelerator.prepare(optimizer) for optimizer in make_optimizers(denoiser, config.optim)]
+        optimizers = make_optimizers(denoiser, config.optim, TYPES[precision])
+        wrapped = [accelerator.prepare(optimizer) for optimizer in optimizers]
         run = cls(
             out=out, config=config, model=model, dataset=dataset, cache=cache, accelerator=accelerator,
             denoiser=denoiser, prepared=prepared, average=average, optimizers=wrapped, identity=identity,
-            begun_from=None if start is None else start.training,
+            precision=precision, begun_from=None if start is None else start.training,
         )  # fmt: skip
         if (out / STATE).is_file():
             run.resume()
@@ -209,9 +212,14 @@ class _Run:
                 fix="give --minutes 30 for a time, or --steps 1000 for a number of steps",
             )
         total = steps if steps is not None else max(1, int(60 * float(minutes or 0) / self.seconds_per_step()))
-        record = {"steps": total, "minutes_asked": minutes, "command": shlex.join(sys.argv), **self.identity}
+        record = {
+            "steps": total,
+            "minutes_asked": minutes,
+            "command": shlex.join(sys.argv),
+            "precision": self.precision,
+        }
         if self.accelerator.is_main_process:
-            write_json(plan, {**record, "origin": provenance(self.config.seed)})
+            write_json(plan, {**record, **self.identity, "origin": provenance(self.config.seed)})
         return total
 
     def seconds_per_step(self) -> float:
@@ -279,7 +287,7 @@ class _Run:
         for number, part in enumerate(parts):
             waits = number + 1 < len(parts)
             with self.accelerator.no_sync(self.prepared) if waits else contextlib.nullcontext():
-                with autocast(self.accelerator.device, self.config.precision):
+                with autocast(self.accelerator.device, TYPES[self.precision]):
                     terms = self._losses(part, own, (self.config.seed, step, 2))
                 self.accelerator.backward(part.share * terms["loss"])
             for name, value in terms.items():
@@ -293,6 +301,7 @@ class _Run:
         assert part.draws is not None
         with gathered(self.denoiser):
             context = own_context(self.denoiser, part.clip, part.draws, own, place)
+        torch.clear_autocast_cache()  # before torch 2.10 it kept weights cast without gradients for the loss (issue 158232)
         return self.prepared(part.clip, part.draws, part.read, self.config.loss, context, part.pixels)
 
     def advance(self, total: int) -> dict[str, float]:
@@ -326,7 +335,7 @@ class _Run:
         cache = self.dataset.cache("val")
         held_out = ValidationSet.choose(cache, self.dataset.spec.context_steps, VALIDATION_STEPS, VALIDATION_WINDOWS)
         denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(self.accelerator.device)
-        denoiser.network.to(fast_dtype(self.accelerator.device))
+        denoiser.network.to(TYPES[self.precision])
         result = validate(Rollout(denoiser, self.sampler_steps(total)), held_out)
         self.scores = result.scores
         self.accelerator.log({f"val/{name}": value for name, value in result.scores.items()}, step=self.step)
@@ -344,7 +353,7 @@ class _Run:
         record = {
             "steps": self.step, "steps_planned": total, "minutes": round(self.seconds / 60, 2),
             "command": shlex.join(["worldsim", *sys.argv[1:]]), "preset": self.identity["preset"],
-            "init": self.identity["init"], "begun_from": self.begun_from,
+            "init": self.identity["init"], "begun_from": self.begun_from, "precision": self.precision,
             "config": dataclasses.asdict(self.config), "validation": self.scores,
             "parameters": sum(p.numel() for p in self.denoiser.parameters()),
             **provenance(self.config.seed, str(self.accelerator.device)),
@@ -374,22 +383,3 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         save_state(self.out / STATE, state, record)
         checkpoints.save(checkpoint, self.out / CHECKPOINT, card=checkpoints.card(checkpoint), dtype=torch.bfloat16)
-
-
-def _first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec, seed: int) -> Denoiser:
-    """Return what a training begins with: chance, a world learnt before, or of another world what serves here too."""
-    if start is not None and start.world == world:
-        return start.denoiser()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        denoiser = checkpoints.build(model, world)
-    if start is not None and start.world.frame_shape != world.frame_shape:
-        raise UsageError(
-            "init",
-            got=f"a checkpoint of {start.world.env_id} with frames of {start.world.frame_shape}",
-            allowed=f"frames of {world.frame_shape}, as in the recording",
-            fix="train from scratch, or record with frames of that size",
-        )
-    if start is not None:
-        denoiser.take_over(start.denoiser())
-    return denoiser

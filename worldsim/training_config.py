@@ -33,7 +33,8 @@ class TrainConfig:
     """Whether weights, gradients and optimiser states are cut into one shard a process (FSDP2, under torchrun), for models
     whose training no device could hold; what is saved is whole."""
     precision: str = "auto"
-    """What products are computed in: bf16, fp32, or auto, bf16 where it is clearly faster (``worldsim info``)."""
+    """What products are computed in: bf16, fp32, or auto: bf16 where it is clearly faster when the run begins, and the same
+    whenever it goes on."""
     clip_frames: tuple[int, ...] = (8, 16, 40)
     """Target frames of a clip, stage by stage: clips grow until they are longer than the window."""
     clip_shares: tuple[float, ...] = (0.4, 0.4, 0.2)

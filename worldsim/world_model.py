@@ -126,7 +126,7 @@ def load(name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch
 
 def untrained(spec: WorldSpec, name: str = "nano", seed: int = 0, dtype: torch.dtype = torch.float32) -> WorldModel:
     """Return a world model with random weights, the floor under every trained one."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = checkpoints.build(preset(name), spec)
     fresh = checkpoints.Checkpoint(

@@ -1,0 +1,44 @@
+"""What a training begins with: its first weights, and the number type it computes in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from worldsim import checkpoint as checkpoints
+from worldsim.config import ModelConfig
+from worldsim.denoiser import Denoiser
+from worldsim.distributed import agreed
+from worldsim.errors import UsageError
+from worldsim.precision import TYPES, fast_dtype
+from worldsim.spec import WorldSpec
+from worldsim.training_config import TrainConfig
+
+
+def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec, seed: int) -> Denoiser:
+    """Return what a training begins with: chance, a world learnt before, or of another world what serves here too."""
+    if start is not None and start.world == world:
+        return start.denoiser()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = checkpoints.build(model, world)
+    if start is not None and start.world.frame_shape != world.frame_shape:
+        raise UsageError(
+            "init",
+            got=f"a checkpoint of {start.world.env_id} with frames of {start.world.frame_shape}",
+            allowed=f"frames of {world.frame_shape}, as in the recording",
+            fix="train from scratch, or record with frames of that size",
+        )
+    if start is not None:
+        denoiser.take_over(start.denoiser())
+    return denoiser
+
+
+def first_precision(plan: Path, config: TrainConfig, device: torch.device) -> str:
+    """Return the precision asked for; for auto, the one in the ``plan`` of a run that goes on, else what pays here."""
+    if config.precision != "auto":
+        return config.precision
+    kept = json.loads(plan.read_text()).get("precision") if plan.is_file() else None
+    return kept if kept in TYPES else "bf16" if agreed(fast_dtype(device) == torch.bfloat16, device) else "fp32"
