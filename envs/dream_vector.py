@@ -287,7 +287,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _restored(self, state: Any, seeds: Sequence[int | None]) -> WorldState:
         """Return a copy of a given state with one row per seed, with other noise where all seeds are given."""
         if isinstance(state, (str, os.PathLike)):
-            state = WorldState.load(state, device=self.rollout.device)
+            state = WorldState.load(state)
         if not isinstance(state, WorldState):
             raise UsageError(
                 'options["state"]',

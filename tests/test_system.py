@@ -72,8 +72,9 @@ def workplace(stripe_recording: Path, valid: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_folder_that_cannot_be_written_to(name: str, workplace: Path) -> None:
     """Every command names the folder, at once, and leaves no file behind."""
-    said = refusal(run(workplace, (*COMMANDS[name], "--out", "shut/out"), obey_permissions))
-    assert "shut/out" in said
+    done = run(workplace, (*COMMANDS[name], "--out", "shut/out"), obey_permissions)
+    assert "shut/out" in refusal(done)
+    assert "%|" not in done.stderr, "no bar had begun"
     assert not list((workplace / "shut").iterdir())
 
 

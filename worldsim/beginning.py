@@ -41,4 +41,5 @@ def first_precision(plan: Path, config: TrainConfig, device: torch.device) -> st
     if config.precision != "auto":
         return config.precision
     kept = json.loads(plan.read_text()).get("precision") if plan.is_file() else None
-    return kept if kept in TYPES else "bf16" if agreed(fast_dtype(device) == torch.bfloat16, device) else "fp32"
+    wish = TYPES[kept] if kept in TYPES else fast_dtype(device)
+    return "bf16" if agreed(wish == torch.bfloat16, device) else "fp32"

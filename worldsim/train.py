@@ -213,13 +213,11 @@ class _Run:
             )
         total = steps if steps is not None else max(1, int(60 * float(minutes or 0) / self.seconds_per_step()))
         record = {
-            "steps": total,
-            "minutes_asked": minutes,
-            "command": shlex.join(sys.argv),
-            "precision": self.precision,
-        }
+            "steps": total, "minutes_asked": minutes, "command": shlex.join(sys.argv), "precision": self.precision,
+            **self.identity,
+        }  # fmt: skip
         if self.accelerator.is_main_process:
-            write_json(plan, {**record, **self.identity, "origin": provenance(self.config.seed)})
+            write_json(plan, {**record, "origin": provenance(self.config.seed)})
         return total
 
     def seconds_per_step(self) -> float:
@@ -301,7 +299,7 @@ class _Run:
         assert part.draws is not None
         with gathered(self.denoiser):
             context = own_context(self.denoiser, part.clip, part.draws, own, place)
-        torch.clear_autocast_cache()  # before torch 2.10 it kept weights cast without gradients for the loss (issue 158232)
+        torch.clear_autocast_cache()  # torch 2.9 hands weights that were cast without gradients to the loss (issue 158232)
         return self.prepared(part.clip, part.draws, part.read, self.config.loss, context, part.pixels)
 
     def advance(self, total: int) -> dict[str, float]:

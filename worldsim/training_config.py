@@ -12,6 +12,7 @@ import numpy as np
 from worldsim.denoiser import LossConfig
 from worldsim.errors import UsageError
 from worldsim.optim import OptimConfig
+from worldsim.precision import TYPES
 
 _MACHINE = ("gradient_accumulation", "shard", "precision")
 """How a step is fitted to the machines: its numbers are the same, up to rounding."""
@@ -64,8 +65,9 @@ class TrainConfig:
                 allowed="one share per clip length, 1 in sum",
                 fix="give both, for example clip_frames [8, 16] and clip_shares [0.5, 0.5]",
             )
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise UsageError("precision", got=self.precision, allowed="auto, bf16, fp32", fix="--config.precision auto")
+        if self.precision not in (precisions := ("auto", *TYPES)):
+            allowed = ", ".join(precisions)
+            raise UsageError("precision", got=self.precision, allowed=allowed, fix="--config.precision auto")
         for name in ("frames_per_step", "reads_per_step", "gradient_accumulation"):
             if getattr(self, name) < 1:
                 raise UsageError(name, got=getattr(self, name), allowed="1 or more", fix=f"--config.{name} 1")
