@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import torch
 
 from worldsim import checkpoint as checkpoints
+from worldsim import config as configs
 from worldsim.config import ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.distributed import agreed
@@ -17,9 +19,21 @@ from worldsim.spec import WorldSpec
 from worldsim.training_config import TrainConfig
 
 
+def first_model(preset: str, start: checkpoints.Checkpoint | None, world: WorldSpec) -> ModelConfig:
+    """Return what is trained: a preset, or a checkpoint's model with the parts that came later where it can gain them.
+
+    In another world what is read off a frame is learnt anew: as it is read today. A camera is added if the preset has one.
+    """
+    wanted = configs.preset(preset)
+    if start is None:
+        return wanted
+    reads_action = start.model.reads_action or start.world != world
+    return dataclasses.replace(start.model, reads_action=reads_action, camera=start.model.camera or wanted.camera)
+
+
 def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec, seed: int) -> Denoiser:
     """Return what a training begins with: chance, a world learnt before, or of another world what serves here too."""
-    if start is not None and start.world == world:
+    if start is not None and start.world == world and start.model == model:
         return start.denoiser()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -32,7 +46,7 @@ def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, worl
             fix="train from scratch, or record with frames of that size",
         )
     if start is not None:
-        denoiser.take_over(start.denoiser())
+        denoiser.take_over(start.denoiser(), readouts=start.world == world)
     return denoiser
 
 

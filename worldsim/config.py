@@ -19,6 +19,9 @@ ARCHITECTURES = {
 
 RECENT_FRAMES = 2
 
+ADDED = ("reads_action", "camera")
+"""Parts that came later: checkpoints that do not speak of them are older, and have none."""
+
 LIMITS = {
     "width": (8, 1 << 16),
     "depth": (1, 128),
@@ -67,8 +70,9 @@ class ModelConfig:
     readout_width: int = 256
     """Hidden units of the head that reads reward, termination and named readouts."""
     reads_action: bool = True
-    """Whether reward and termination are read off the action too, and not off the frames alone: many worlds charge for effort.
-    Checkpoints that do not speak of it are older than it, and do not."""
+    """Whether reward and termination are read off the action too, and not off the frames alone: many worlds charge for effort."""
+    camera: bool = False
+    """Whether the motion of the whole picture is estimated as one, beside that of every pixel: for worlds whose camera moves."""
     window: int = 32
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
@@ -129,11 +133,9 @@ class ModelConfig:
         return self.window - 2 if self.stacked else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as a JSON-able dictionary; rewards that know no action are not spoken of, as in old checkpoints."""
+        """Return the settings as a JSON-able dictionary; what old checkpoints have not is not spoken of, as in theirs."""
         settings = dataclasses.asdict(self)
-        if not self.reads_action:
-            del settings["reads_action"]
-        return settings
+        return {name: value for name, value in settings.items() if value or name not in ADDED}
 
     @classmethod
     def from_json(cls, data: Any) -> ModelConfig:
@@ -152,7 +154,7 @@ class ModelConfig:
             )
         _check(data)
         noise = {"context_noise": float(data["context_noise"])} if "context_noise" in data else {}
-        return cls(**{"reads_action": False, **data, **noise})
+        return cls(**{**dict.fromkeys(ADDED, False), **data, **noise})
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -165,7 +167,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         if name in settings and not is_whole(settings[name], low, high):
             allowed, fix = f"a whole number, {low} .. {high}", "begin with a preset's: worldsim presets"
             raise UsageError(name, got=reprlib.repr(settings[name]), allowed=allowed, fix=fix)
-    for name in ("pyramid", "reads_action"):
+    for name in ("pyramid", *ADDED):
         if not isinstance(settings.get(name, False), bool):
             raise refused(name, settings[name], "true or false")
     if not is_number(settings.get("context_noise", 0), 0, 1):
@@ -191,6 +193,7 @@ PRESETS: dict[str, ModelConfig] = {
     "nano-unet-stacked": _beside(_NANO, "unet-stacked", 128, 4, 32),
     "nano-unet-stacked-flops": _beside(_NANO, "unet-stacked", 128, 4, 20),
     "small": _SMALL,
+    "small-camera": dataclasses.replace(_SMALL, camera=True),
     "small-pyramid": dataclasses.replace(_SMALL, pyramid=True),
     "small-fine": dataclasses.replace(_SMALL, patch=8, time_every=3),
     "small-unet": _beside(_SMALL, "unet", 160, 5, 48),
@@ -200,7 +203,7 @@ PRESETS: dict[str, ModelConfig] = {
     "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
     "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),
 }
-"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (embedded), `base` and `large` for GPUs.
+"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (`small-camera` is embedded), `base` and `large` for GPUs.
 
 `small-fine` has four times the tokens, and blocks that take turns. Beside a transformer stand U-Nets of as many parameters (within 2 %) and, called -flops, of as many operations in training
 (within 5 %), both counted for the Arena.

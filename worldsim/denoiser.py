@@ -97,6 +97,8 @@ class LossConfig:
 
     In a still scene all of them are alike, and without a preference the blend settles on the recalled frame, which
     brings bodies back to where they were."""
+    local_weight: float = 0.002
+    """Weight of the length of local flows, a pixel, where the camera's motion is estimated too: what it explains is its own."""
     start_share: float = 0.5
     """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
     context_noise_max: float = 0.05
@@ -255,7 +257,11 @@ class Denoiser(nn.Module):
         weight = pixels * self.level_weight(draws.level, config)
         image = (weight * (squared + config.robust_weight * robust)).mean()
         total = image + config.motion_weight * motion + config.recall_weight * recall + config.share_weight * made_up
-        return {"image": image, "motion": motion, "recall": recall, "made_up": made_up, "loss": total}
+        terms = {"image": image, "motion": motion, "recall": recall, "made_up": made_up}
+        if self.network.config.camera:
+            terms["local"] = copies.local.float().norm(dim=-1).mean()
+            total = total + config.local_weight * terms["local"]
+        return {**terms, "loss": total}
 
     def reading_loss(self, read: Read, config: LossConfig) -> dict[str, Tensor]:
         """Return the loss terms of what is read off single frames; ``"loss"`` is their weighted sum."""
@@ -273,22 +279,26 @@ class Denoiser(nn.Module):
         return {**terms, "loss": config.readout_weight * torch.stack(list(terms.values())).sum()}
 
     @torch.no_grad()
-    def take_over(self, other: Denoiser) -> None:
-        """Begin with what ``other``, of the same sizes and another world, has learnt of pictures and of motion.
+    def take_over(self, other: Denoiser, *, readouts: bool) -> None:
+        """Begin with what ``other``, of the same sizes, has learnt of pictures and of motion, and of what is read off a frame.
 
-        Weights of the same shape are taken whole, of others the leading part that both have: there, actions come last.
-        What is read off a frame is learnt anew.
+        Without ``readouts`` that is learnt anew: ``other`` is of another world. Weights of the same shape are taken whole,
+        of others the leading part that both have: there, actions come last. A camera that ``other`` has not says nothing at
+        first, and what its local flow knew of the actions is learnt anew, because most of that is the camera's.
         """
         cells = self.network.head.cell**2
-        theirs = other.network.state_dict()
-        for name, weight in self.network.state_dict().items():
-            if name.startswith(("readout.out.", "readout.judge.")):
+        theirs = other.state_dict()
+        left = () if readouts else ("network.readout.out.", "network.readout.judge.", "mean_", "std_")
+        for name, weight in self.state_dict().items():
+            if name.startswith(left) or name not in theirs:
                 continue
             mine, given = weight, theirs[name]
-            if name.startswith("head.out."):  # a row of outputs for every pixel of a cell
+            if name.startswith("network.head.out."):  # a row of outputs for every pixel of a cell
                 mine, given = (rows.view(cells, -1, *rows.shape[1:]) for rows in (mine, given))
             both = tuple(slice(min(a, b)) for a, b in zip(mine.shape, given.shape, strict=True))
             mine[both] = given[both]
+        if self.network.config.camera and not other.network.config.camera:
+            self.network.head.forget_steering()
 
     def freeze_world(self) -> None:
         """Freeze everything but the readout head."""

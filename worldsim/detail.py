@@ -6,11 +6,14 @@ detail path, C channels of the frame condition.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
+from worldsim.motion import CameraMotion, settle, warp
 
 FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
@@ -18,8 +21,8 @@ FLOW_PIXELS = 16.0
 SHARE_FLOOR = 0.1
 """Smaller shares of a pixel's blend count as none: a share that is only nearly closed would leak a little every frame."""
 
-STILL_PIXELS = 0.25
-"""Flows shorter than this count as none, so that a pixel that stays can stay to the bit, frame after frame."""
+CAMERA_WEIGHT = 2.0
+"""Logit of how much the camera's motion counts at a pixel, to begin with."""
 
 PIXEL_HIDDEN = 4
 """Values that a cell hands to the convolutions over its pixels, beside candidates and shares."""
@@ -45,31 +48,6 @@ def depth_to_space(x: Tensor, side: int) -> Tensor:
 def normalise(x: Tensor) -> Tensor:
     """Layer normalisation over the last axis without learned scale (the modulation brings it)."""
     return F.layer_norm(x, x.shape[-1:])
-
-
-def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
-    """Fetch every pixel from ``flow`` (down, right; in pixels) away; the border pixel stands for outside.
-
-    Bicubic, because a dream resamples its frames again and again: bilinear interpolation would blur a little each time.
-    Limited to the range of the 3 x 3 pixels around the place (as in the limiters of MacCormack advection, Selle et al.
-    2008), because overshoot would grow with each time.
-    """
-    _, h, w, _ = frame_FHWc.shape
-    y = torch.arange(h, device=frame_FHWc.device)[:, None] + 0.5 + flow_FHW2[..., 0]
-    x = torch.arange(w, device=frame_FHWc.device) + 0.5 + flow_FHW2[..., 1]
-    places = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], dim=-1)
-    image = frame_FHWc.permute(0, 3, 1, 2)
-    moved = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=False)
-    extremes = torch.cat([F.max_pool2d(image, 3, 1, 1), -F.max_pool2d(-image, 3, 1, 1)], dim=1)
-    extremes = F.grid_sample(extremes, places, mode="nearest", padding_mode="border", align_corners=False)
-    most, least = extremes.chunk(2, dim=1)
-    return moved.minimum(most).maximum(least).permute(0, 2, 3, 1)
-
-
-def settle(flow_FHW2: Tensor) -> Tensor:
-    """Set flows shorter than `STILL_PIXELS` to nothing; gradients pass as if that had not been done."""
-    settled = flow_FHW2 * (flow_FHW2.norm(dim=-1, keepdim=True) >= STILL_PIXELS)
-    return flow_FHW2 + (settled - flow_FHW2).detach()
 
 
 class ConvBlock(nn.Module):
@@ -124,6 +102,20 @@ class DetailStem(nn.Module):
         return self.block(self.embed(torch.cat([cells, place], dim=-1)), cond_FC)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Estimated frames and what they are made of; float32 but for ``local``."""
+
+    estimate: Tensor
+    """(F, H, W, 3)"""
+    moved: Tensor
+    """The previous frame, moved (F, H, W, 3)."""
+    moves: Tensor
+    """Its share in the estimate (F, H, W, 1)."""
+    local: Tensor
+    """Flow (F, H, W, 2), in pixels, without what the camera adds."""
+
+
 class DetailHead(nn.Module):
     """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
 
@@ -133,7 +125,8 @@ class DetailHead(nn.Module):
     places instead of moving half the way. The previous frame comes as it was shown, without context noise: a copy that
     must also take noise away loses a little contrast with every frame. Whatever copies pixels forward must be trained
     on imperfect ones (`worldsim.own_context`). The flow is a free part and one that is linear in the action (as the
-    locally linear dynamics of Watter et al. 2015, at every pixel).
+    locally linear dynamics of Watter et al. 2015, at every pixel). Where a camera moves (`ModelConfig.camera`), the motion of
+    the whole picture is added to it, weighed at every pixel.
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
@@ -144,7 +137,13 @@ class DetailHead(nn.Module):
         self.join = nn.Linear(3 * config.stem_channels, config.stem_channels)
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
-        motion = 2 + 2 * self.action_dim  # flow, flow per action
+        self.camera = CameraMotion(config.width, cond_dim, self.action_dim) if config.camera else None
+        self.motions = [
+            2,
+            int(config.camera),
+            2 * self.action_dim,
+        ]  # flow, how much the camera's counts, flow per action
+        motion = sum(self.motions)
         self.outputs = [3 + 3, PIXEL_HIDDEN, motion]  # new value and shares, hidden, motion
         self.out = nn.Linear(config.stem_channels, sum(self.outputs) * self.cell**2)
         self.follow = pixel_convolutions(3 + PIXEL_HIDDEN + motion, motion)
@@ -162,28 +161,47 @@ class DetailHead(nn.Module):
         previous_FHWc: Tensor,
         recalled_FHWc: Tensor,
         cond_FC: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the clean frame estimate, the moved previous frame in it, and that one's share (F, H, W, 1); float32."""
-        coarse = depth_to_space(self.from_tokens(normalise(tokens_FRCD)), self.merge)  # (F, h, w, E)
+    ) -> Blend:
+        """Return the clean frame estimate and what it is made of."""
+        tokens_FRCD = normalise(tokens_FRCD)
+        coarse = depth_to_space(self.from_tokens(tokens_FRCD), self.merge)  # (F, h, w, E)
         recalled = self.recalled(space_to_depth(recalled_FHWc, self.cell).to(coarse.dtype))
         cells = self.join(torch.cat([coarse, cells_FhwE, recalled], dim=-1))
         for block in self.blocks:
             cells = block(cells, cond_FC)
         pixels = depth_to_space(self.out(cells), self.cell)
         values, hidden, motion = pixels.split(self.outputs, dim=-1)
-        moved = warp(previous_FHWc.float(), self.flow(previous_FHWc, hidden, motion, cond_FC).float())
+        local, weight = self.flow(previous_FHWc, hidden, motion, cond_FC)
+        flow = local
+        if self.camera is not None:
+            flow = local + weight * self.camera(tokens_FRCD, cond_FC, *previous_FHWc.shape[1:3])
+        moved = warp(previous_FHWc.float(), settle(flow).float())
         seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
         values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
         new, shares = values.split(3, dim=-1)
         shares = F.relu(shares.softmax(dim=-1) - SHARE_FLOOR)
         moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
-        return moves * moved + returns * recalled_FHWc + appears * new, moved, moves
+        estimate = moves * moved + returns * recalled_FHWc + appears * new
+        return Blend(estimate=estimate, moved=moved, moves=moves, local=local)
 
-    def flow(self, previous_FHWc: Tensor, hidden_FHWe: Tensor, motion_FHWm: Tensor, cond_FC: Tensor) -> Tensor:
-        """Return the flow (F, H, W, 2) in pixels, its parts in ``motion`` corrected where the pixels say so."""
+    def flow(
+        self, previous_FHWc: Tensor, hidden_FHWe: Tensor, motion_FHWm: Tensor, cond_FC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the local flow (F, H, W, 2) in pixels and how much the camera's counts (F, H, W, 1).
+
+        Both come from ``motion``, corrected where the pixels say so.
+        """
         seen = torch.cat([previous_FHWc.to(motion_FHWm.dtype), hidden_FHWe, motion_FHWm], dim=-1)
         motion_FHWm = motion_FHWm + self.follow(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        free, steering = motion_FHWm.split([2, 2 * self.action_dim], dim=-1)
+        free, weight, steering = motion_FHWm.split(self.motions, dim=-1)
         steering = steering.reshape(len(steering), -1, self.action_dim)
         steered = (steering @ cond_FC[:, -self.action_dim :, None]).view_as(free)
-        return settle(FLOW_PIXELS * (free + steered))
+        return FLOW_PIXELS * (free + steered), (weight + CAMERA_WEIGHT).sigmoid()
+
+    @torch.no_grad()
+    def forget_steering(self) -> None:
+        """Take back what the local flow has learnt of the actions: a camera that is new can learn its part of it."""
+        for parameter in self.out.parameters():
+            parameter.view(self.cell**2, sum(self.outputs), -1)[:, -sum(self.motions[1:]) :] = 0
+        for parameter in self.follow[-1].parameters():
+            parameter[2:] = 0

@@ -115,6 +115,8 @@ class Copies:
     """What was seen in the same place earlier."""
     moves: Tensor
     """Share (B, T, H, W, 1) of ``moved`` in the estimate; the rest is recalled or new."""
+    local: Tensor
+    """Flow (B, T, H, W, 2), in pixels, that is not the camera's."""
 
 
 class Network(nn.Module, abc.ABC):
@@ -233,10 +235,11 @@ class Network(nn.Module, abc.ABC):
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         sources = shown_BTHWc.flatten(0, 1), recalled.flatten(0, 1)
-        parts = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
-        estimate, moved, moves = (part.unflatten(0, (b, t)) for part in parts)
-        copies = Copies(moved=moved, recalled=recalled, moves=moves)
-        return estimate, copies
+        blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
+        estimate, moved, moves, local = (
+            part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local)
+        )
+        return estimate, Copies(moved=moved, recalled=recalled, moves=moves, local=local)
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""

@@ -231,7 +231,7 @@ class FrameStream:
             made.tokens[:, None], self.phases, memory, self.hidden[:, None], recent[:, -1:]
         )
         tokens = made.tokens.unflatten(1, self.grid)
-        return self.network.head(tokens, made.cells, recent[:, -1], recalled[:, 0], self.told[at].cond)[0]
+        return self.network.head(tokens, made.cells, recent[:, -1], recalled[:, 0], self.told[at].cond).estimate
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).

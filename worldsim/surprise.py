@@ -181,14 +181,14 @@ class _Walk:
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
         previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
         recalled = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
-        estimate, _, _ = self.network.head(
+        blend = self.network.head(
             x.flatten(0, 1).unflatten(1, self.grid),
             made.cells,
             previous.flatten(0, 1),
             recalled.flatten(0, 1),
             told.cond.flatten(0, 1),
         )
-        squared = (estimate - film.frames[t]).square().mean((-1, -2, -3))
+        squared = (blend.estimate - film.frames[t]).square().mean((-1, -2, -3))
         return (squared.view(x.shape[:2]) * self.weights).mean()
 
     def _run(

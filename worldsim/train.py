@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
-from worldsim import config as configs
-from worldsim.beginning import first_precision, first_weights
+from worldsim.beginning import first_model, first_precision, first_weights
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Denoiser, to_unit
@@ -85,6 +84,7 @@ def train(
         steps: number of optimisation steps.
         init: checkpoint whose weights to begin from instead of random ones (its sizes win over ``preset``). It may be of
             another world with frames of the same size: what it knows of pictures and motion is taken, not what it reads.
+            With a preset that has a camera (small-camera), a checkpoint without one gains it.
         config: everything else about the run.
         progress: show a progress bar.
     """
@@ -145,9 +145,7 @@ class _Run:
         dataset = EpisodeDataset.open(data)
         start = None if init is None else checkpoints.load(init)
         same_world = start is not None and start.world == dataset.spec
-        model = configs.preset(preset) if start is None else start.model
-        if not same_world:  # what is read off a frame is learnt anew: as it is read today
-            model = dataclasses.replace(model, reads_action=True)
+        model = first_model(preset, start, dataset.spec)
         denoiser = first_weights(model, start, dataset.spec, config.seed)
         if config.loss.readouts_only:
             if not same_world:

@@ -1,0 +1,160 @@
+"""Motion of pixels and of the whole picture: warps, maps of the plane, and what a camera adds to a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from worldsim import checkpoint as checkpoints
+from worldsim.beginning import first_model, first_weights
+from worldsim.config import ARCHITECTURES, ModelConfig
+from worldsim.dataset import EpisodeDataset
+from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, to_unit
+from worldsim.draws import Draws, draw
+from worldsim.motion import STILL_PIXELS, CameraMotion, projective_flow, settle, warp
+from worldsim.optim import OptimConfig, make_optimizers
+from worldsim.spec import WorldSpec
+
+TINY = ModelConfig(width=64, depth=1, heads=2, stem_channels=16, head_blocks=1, cond_width=32, window=4)
+
+
+def test_warp_fetches_each_pixel_from_flow_away():
+    """Whole pixels are moved exactly, half pixels averaged, and outside the frame the border goes on; axes not mixed."""
+    frame = torch.arange(2 * 4 * 6 * 3, dtype=torch.float32).view(2, 4, 6, 3)
+    flow = torch.zeros(2, 4, 6, 2)
+    assert torch.allclose(warp(frame, flow), frame, atol=1e-4)
+    flow[0, ..., 0], flow[1, ..., 1] = 1.0, 2.5
+    moved = warp(frame, flow)
+    assert torch.allclose(moved[0, :3], frame[0, 1:], atol=1e-4)
+    assert torch.allclose(moved[0, 3], frame[0, 3], atol=1e-4)
+    assert torch.allclose(moved[1, :, 0], (frame[1, :, 2] + frame[1, :, 3]) / 2, atol=1e-4)
+    assert torch.allclose(moved[1, :, 5], frame[1, :, 5], atol=1e-4)
+
+
+def test_small_flows_settle_and_still_learn():
+    """Short flows count as none, others are kept, and both pass their gradients on unchanged."""
+    flow = torch.tensor([[[[0.1, -0.1], [0.0, STILL_PIXELS + 2.0]]]], requires_grad=True)
+    settled = settle(flow)
+    assert torch.equal(settled, torch.tensor([[[[0.0, 0.0], [0.0, STILL_PIXELS + 2.0]]]]))
+    settled.sum().backward()
+    assert flow.grad is not None and torch.equal(flow.grad, torch.ones_like(flow))
+
+
+def test_a_turned_camera_is_a_map_of_the_plane():
+    """The flow is where a pixel's ray met the picture before the camera turned; axes, halves and signs are all told by it."""
+    height, width, focal = 24, 40, 30.0
+    turn, tilt, roll = 0.2, -0.1, 0.15
+    yaw = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    pitch = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    rolled = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    rotation = yaw @ pitch @ rolled  # of rays (right, down, ahead)
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    rays = np.stack([(columns - width / 2) / focal, (rows - height / 2) / focal, np.ones_like(rows)])
+    before = np.einsum("ij,jhw->ihw", rotation, rays)
+    expected = np.stack(
+        [before[1] / before[2] * focal + height / 2 - rows, before[0] / before[2] * focal + width / 2 - columns], -1
+    )
+
+    scale = np.diag([width / 2 / focal, height / 2 / focal, 1])
+    matrix = np.linalg.inv(scale) @ rotation @ scale
+    matrix = (matrix / matrix[2, 2])[[1, 0, 2]][:, [1, 0, 2]] - np.eye(3)  # (y, x, 1)
+    flow = projective_flow(torch.from_numpy(matrix.flatten()[None, :8]).float(), height, width)
+    np.testing.assert_allclose(flow[0].numpy(), expected, atol=1e-4)
+    assert not projective_flow(torch.zeros(2, 8), height, width).any()
+
+
+def test_a_new_camera_says_nothing_and_heeds_actions():
+    """At first nothing moves; afterwards the map is a free part and one that is linear in the action."""
+    torch.manual_seed(0)
+    camera = CameraMotion(8, 5, 2)
+    tokens, cond = torch.randn(1, 2, 3, 8).expand(3, 2, 3, 8), torch.randn(1, 5).repeat(3, 1)
+    cond[:, -2:] = torch.tensor([[0.0, 0.0], [0.5, -0.5], [1.0, -1.0]])
+    assert not camera(tokens, cond, 8, 12).any()
+    with torch.no_grad():
+        camera.out.weight.normal_(std=0.1)
+        camera.out.weight[[6, 7, -4, -3, -2, -1]] = 0  # no perspective, in which flows are not linear
+        camera.hidden.weight[:, -2:] = 0  # now the action comes in by the linear part alone
+        still, half, whole = camera(tokens, cond, 8, 12)
+    assert still.abs().max() > 0.1 and (whole - still).abs().max() > 0.1
+    assert torch.allclose(half, (still + whole) / 2, atol=1e-5)
+
+
+def turning(batch: int, steps: int, seed: int, world: WorldSpec) -> Clip:
+    """Return clips of a picture before which a camera rolls, up to a sixth of a radian a frame, as the first action says."""
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (batch, steps, world.action_dim)).astype(np.float32)
+    height, width, _ = world.frame_shape
+    picture = torch.from_numpy(rng.uniform(0, 255, (batch, 3, height // 4, width // 4)).astype(np.float32))
+    angles = torch.from_numpy(np.concatenate([np.zeros((batch, 1)), np.cumsum(actions[..., 0] / 6, 1)], 1)).float()
+    rows = torch.stack([angles.cos(), -angles.sin(), 0 * angles, angles.sin(), angles.cos(), 0 * angles], -1)
+    places = F.affine_grid(rows.view(-1, 2, 3), [batch * (steps + 1), 3, height, width], align_corners=False)
+    pictures = picture.repeat_interleave(steps + 1, 0)
+    frames = F.grid_sample(pictures, 0.6 * places, mode="nearest", padding_mode="reflection", align_corners=False)
+    frames = frames.view(batch, steps + 1, 3, height, width).permute(0, 1, 3, 4, 2)
+    return Clip(frames=frames.to(torch.uint8), actions=torch.from_numpy(actions))
+
+
+def noise_for(clip: Clip, config: ModelConfig, seed: int = 0) -> Draws:
+    """Return seeded noise and levels for clips."""
+    b, t = clip.actions.shape[:2]
+    seeds = [(seed, row) for row in range(b)]
+    return draw((t, *clip.frames.shape[2:]), seeds, LossConfig(), config.max_steps, 0.0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_moves_as_one_is_left_to_the_camera(stripe_recording: Path, architecture: str):
+    """The moved frame becomes far better than a copy, on pictures never seen, and the local flow has hardly a part in that."""
+    torch.manual_seed(0)
+    world = EpisodeDataset.open(stripe_recording).spec
+    config = dataclasses.replace(TINY, architecture=architecture, camera=True)
+    denoiser = checkpoints.build(config, world)
+    optimizers = make_optimizers(denoiser, OptimConfig(), torch.float32)
+    for step in range(60):
+        clip = turning(6, 4, step, world)
+        denoiser.loss(clip, noise_for(clip, config, step), LossConfig())["loss"].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    clip = turning(16, 4, 1000, world)
+    with torch.no_grad():
+        terms = denoiser.loss(clip, noise_for(clip, config), LossConfig())
+    frames = to_unit(clip.frames)
+    copying = denoiser.motion_error(frames[:, :-1] - frames[:, 1:], denoiser.pixel_weight(frames, LossConfig()))
+    assert terms["motion"] < 0.4 * copying
+    assert terms["local"] < 0.35  # pixels, of about one
+
+
+def test_a_checkpoint_without_a_camera_gains_one(tmp_path: Path):
+    """Told of no action, the grown model goes on nearly as before, and reads the same; asked for no camera it stays as it is."""
+    start = checkpoints.load("arena-small")
+    start = dataclasses.replace(start, model=dataclasses.replace(start.model, camera=False))
+    before = start.denoiser().eval()
+    assert first_model("small", start, start.world) == start.model
+    model = first_model("small-camera", start, start.world)
+    assert model == dataclasses.replace(start.model, camera=True)
+    after = first_weights(model, start, start.world, 0).eval()
+    frames = torch.randint(0, 256, (1, 4, *start.world.frame_shape), dtype=torch.uint8)
+    clip = Clip(frames=frames, actions=torch.zeros(1, 3, start.world.action_dim))
+    draws = dataclasses.replace(noise_for(clip, model), known=torch.zeros(1, dtype=torch.bool))
+
+    def goes_on(denoiser: Denoiser) -> torch.Tensor:
+        seen = Context.of(to_unit(frames[:, :-1]), draws)
+        return denoiser.estimate(seen, draws.noise, denoiser.conditions(clip.actions, draws.known, draws))
+
+    def reads(denoiser: Denoiser) -> dict[str, torch.Tensor]:
+        unit, known = to_unit(frames[0]), torch.ones(3, dtype=torch.bool)
+        return denoiser.read(denoiser.network.read(unit[:-1], unit[1:], clip.actions[0], known))
+
+    with torch.no_grad():
+        anew = checkpoints.build(model, start.world)
+        assert (goes_on(after) - goes_on(before)).abs().mean() < 0.1 * (goes_on(anew) - goes_on(before)).abs().mean()
+        for name, values in reads(before).items():
+            assert torch.equal(reads(after)[name], values)
+    again = first_weights(model, dataclasses.replace(start, model=model, weights=after.state_dict()), start.world, 1)
+    for mine, theirs in zip(again.state_dict().values(), after.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
