@@ -260,9 +260,21 @@ def test_readme_tree_is_the_real_one() -> None:
     assert all(written.values()), [name for name, description in written.items() if not description]
 
 
-def test_readme_links_lead_somewhere() -> None:
-    """Every relative link and picture in the documents at the top exists."""
-    for document in sorted(ROOT.glob("*.md")):
-        for target in re.findall(r"\]\(([^)#\s]+)", re.sub(r"<!--.*?-->", "", document.read_text(), flags=re.DOTALL)):
-            if not re.match(r"[a-z]+:", target):
-                assert (ROOT / target).exists(), f"{document.name} points at {target}"
+def anchors(document: Path) -> set[str]:
+    """Names by which a page's headings can be linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link and picture exists, and so does the heading that it names."""
+    text = re.sub(r"<!--.*?-->|```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)", text):
+        if not re.match(r"[a-z]+:", target):
+            name, _, heading = target.partition("#")
+            page = document.parent / name if name else document
+            assert page.exists(), f"{document.name} points at {target}"
+            assert not heading or page.suffix != ".md" or heading in anchors(page), (
+                f"{document.name}: no heading {target}"
+            )
