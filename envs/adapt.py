@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,6 +113,9 @@ def _rendering(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
 def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     choose_backend()  # Gymnasium's own MuJoCo worlds read MUJOCO_GL too
+    os.environ.setdefault(
+        "SDL_NO_SIGNAL_HANDLERS", "1"
+    )  # what draws CartPole would take TERM for a closed window and go on
     try:
         return gym.make(env_id, disable_env_checker=True, **env_kwargs)
     except TypeError as error:

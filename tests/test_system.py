@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,3 +91,21 @@ def test_memory_that_runs_out_while_training(workplace: Path) -> None:
     assert "gradient_accumulation" in refusal(run(workplace, more, little))
     assert not list((workplace / "more").rglob("*.safetensors")) and not list((workplace / "more").rglob("*.tmp"))
     assert checkpoints.load(workplace / "run").weights
+
+
+def test_a_world_drawn_by_sdl_lets_itself_be_ended():
+    """SDL, with which CartPole draws, takes TERM for a closed window and goes on; schedulers and `docker stop` send it."""
+    code = """
+import time
+from worldsim.envs.adapt import frame_of, make_environment
+
+env = make_environment("CartPole-v1", {})
+assert frame_of(env, env.reset(seed=0)[0]).shape == (64, 96, 3)
+print("drawn", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "drawn\n" in process.stdout
+        process.terminate()
+        assert process.wait(timeout=20) == -signal.SIGTERM
