@@ -13,7 +13,6 @@ from worldsim import config as configs
 from worldsim.config import ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.distributed import agreed
-from worldsim.errors import UsageError
 from worldsim.precision import TYPES, fast_dtype
 from worldsim.spec import WorldSpec
 from worldsim.training_config import TrainConfig
@@ -38,13 +37,6 @@ def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, worl
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = checkpoints.build(model, world)
-    if start is not None and start.world.frame_shape != world.frame_shape:
-        raise UsageError(
-            "init",
-            got=f"a checkpoint of {start.world.env_id} with frames of {start.world.frame_shape}",
-            allowed=f"frames of {world.frame_shape}, as in the recording",
-            fix="train from scratch, or record with frames of that size",
-        )
     if start is not None:
         denoiser.take_over(start.denoiser(), readouts=start.world == world)
     return denoiser

@@ -83,7 +83,7 @@ def train(
         minutes: how long to train; turned into steps once, by timing, and stored. Give this or ``steps``.
         steps: number of optimisation steps.
         init: checkpoint whose weights to begin from instead of random ones (its sizes win over ``preset``). It may be of
-            another world with frames of the same size: what it knows of pictures and motion is taken, not what it reads.
+            another world, with frames of any size: what it knows of pictures and motion is taken, not what it reads.
             With a preset that has a camera (small-camera), a checkpoint without one gains it.
         config: everything else about the run.
         progress: show a progress bar.
