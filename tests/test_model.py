@@ -17,6 +17,7 @@ from worldsim.detail import FLOW_PIXELS, DetailHead, depth_to_space, space_to_de
 from worldsim.draws import draw
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
+from worldsim.motion import warp
 from worldsim.own_context import dream_on
 from worldsim.readout import Read
 from worldsim.recall import Recall
