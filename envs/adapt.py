@@ -113,9 +113,8 @@ def _rendering(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
 def _make(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     choose_backend()  # Gymnasium's own MuJoCo worlds read MUJOCO_GL too
-    os.environ.setdefault(
-        "SDL_NO_SIGNAL_HANDLERS", "1"
-    )  # what draws CartPole would take TERM for a closed window and go on
+    # SDL, which draws CartPole, would take TERM for a closed window and go on:
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
     try:
         return gym.make(env_id, disable_env_checker=True, **env_kwargs)
     except TypeError as error:

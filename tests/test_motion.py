@@ -129,15 +129,19 @@ def test_what_moves_as_one_is_left_to_the_camera(stripe_recording: Path, archite
     assert terms["local"] < 0.35  # pixels, of about one
 
 
-def test_a_checkpoint_without_a_camera_gains_one(tmp_path: Path):
-    """Told of no action, the grown model goes on as before, and it reads the same; asked for no camera it stays as it is."""
+def test_a_checkpoint_without_a_camera_gains_one():
+    """Told of no action, the grown model goes on as before but for the steering that it forgets; it reads the same.
+
+    Asked for no camera it stays as it is.
+    """
     shipped = checkpoints.load("arena-small")
     bare = dataclasses.replace(shipped.model, camera=False)
     before = checkpoints.build(bare, shipped.world).eval()
     for parameter in before.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
+    weights = {name: weight.clone() for name, weight in before.state_dict().items()}
+    start = dataclasses.replace(shipped, model=bare, weights=weights)
     before.network.head.forget_steering()  # that is learnt anew
-    start = dataclasses.replace(shipped, model=bare, weights=before.state_dict())
     assert first_model("small", start, start.world) == start.model
     model = first_model("small-camera", start, start.world)
     assert model == dataclasses.replace(start.model, camera=True)
