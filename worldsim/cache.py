@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from worldsim.config import ModelConfig
+from worldsim.motion import size_around
 
 Layer = tuple[int, int, int]
 """What an attention layer keeps of a frame: groups, tokens of a group, channels."""
@@ -26,6 +27,8 @@ class StreamCache:
     values: tuple[Tensor, ...]  # (B, G, W, N, K)
     recall_keys: Tensor  # (B, W, N, K)
     patches: Tensor  # (B, W, N, P), pixels -1 .. 1 in float32
+    around: Tensor
+    """The last frame in its surroundings (B, Y, X, 3), of a network that keeps them (`ModelConfig.surrounded`); else (B, 0, 0, 3)."""
 
     @classmethod
     def empty(
@@ -33,41 +36,46 @@ class StreamCache:
         config: ModelConfig,
         layers: Sequence[Layer],
         batch: int,
-        tokens: int,
+        grid: tuple[int, int],
         *,
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> StreamCache:
-        """Return a cache that holds nothing yet, of a network with these attention layers and tokens of a frame."""
+        """Return a cache that holds nothing yet, of a network with these attention layers and grid of a frame's tokens."""
 
         def rings() -> tuple[Tensor, ...]:
             shapes = [(batch, groups, config.window, own, channels) for groups, own, channels in layers]
             return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
 
         frames = 0 if config.stacked else config.window  # a network that sees stacked frames recalls nothing
+        tokens = grid[0] * grid[1]
+        around = size_around(grid[0] * config.patch, grid[1] * config.patch) if config.surrounded else (0, 0)
         return cls(
             keys=rings(),
             values=rings(),
             recall_keys=torch.zeros(batch, frames, tokens, config.head_dim, dtype=dtype, device=device),
             patches=torch.zeros(batch, frames, tokens, 3 * config.patch**2, device=device),
+            around=torch.zeros(batch, *around, 3, device=device),
         )
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> StreamCache:
-        """Undo `tensors`; other entries are passed over."""
-        count = sum(name.startswith("keys.") for name in tensors)
+        """Undo `tensors`; other entries are passed over. (States of before surroundings were kept have none.)"""
+        batch, count = len(tensors["patches"]), sum(name.startswith("keys.") for name in tensors)
         return cls(
             keys=tuple(tensors[f"keys.{layer}"] for layer in range(count)),
             values=tuple(tensors[f"values.{layer}"] for layer in range(count)),
             recall_keys=tensors["recall_keys"],
             patches=tensors["patches"],
+            around=tensors["around"] if "around" in tensors else tensors["patches"].new_zeros(batch, 0, 0, 3),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> StreamCache:
         """Return the cache on ``device``, with what is attended to in ``dtype``; it is itself where it is so already."""
         keys, values = (tuple(ring.to(device, dtype) for ring in rings) for rings in (self.keys, self.values))
         recalled = self.recall_keys.to(device, dtype)
-        return StreamCache(keys=keys, values=values, recall_keys=recalled, patches=self.patches.to(device))
+        patches, around = self.patches.to(device), self.around.to(device)
+        return StreamCache(keys=keys, values=values, recall_keys=recalled, patches=patches, around=around)
 
     @classmethod
     def join(cls, caches: Sequence[StreamCache]) -> StreamCache:
@@ -79,7 +87,7 @@ class StreamCache:
         """Return the tensors by name; rows lie along the first axis of each."""
         rings = {"keys": self.keys, "values": self.values}
         named = {f"{name}.{layer}": ring for name, layers in rings.items() for layer, ring in enumerate(layers)}
-        return {**named, "recall_keys": self.recall_keys, "patches": self.patches}
+        return {**named, "recall_keys": self.recall_keys, "patches": self.patches, "around": self.around}
 
     def select(self, rows: Tensor) -> StreamCache:
         """Return copies of the given rows."""

@@ -72,7 +72,10 @@ class ModelConfig:
     reads_action: bool = True
     """Whether reward and termination are read off the action too, and not off the frames alone: many worlds charge for effort."""
     camera: bool = False
-    """Whether the motion of the whole picture is estimated as one, beside that of every pixel: for worlds whose camera moves."""
+    """Whether the motion of the whole picture is estimated as one, beside that of every pixel: for worlds whose camera moves.
+
+    Such a network also remembers the surroundings of a picture, which have left it, unless it is ``stacked``.
+    """
     window: int = 32
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
@@ -131,6 +134,11 @@ class ModelConfig:
     def past_actions(self) -> int:
         """Actions before the one at hand that come with it; an attending network has them in what it attends to."""
         return self.window - 2 if self.stacked else 0
+
+    @property
+    def surrounded(self) -> bool:
+        """Whether what has left the picture is kept beyond its borders, and moved as the camera moves."""
+        return self.camera and not self.stacked
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON-able dictionary; what old checkpoints have not is not spoken of, as in theirs."""

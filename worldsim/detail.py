@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
-from worldsim.motion import CameraMotion, settle, warp
+from worldsim.motion import CameraMotion, middle, projective_flow, settle, warp
 
 FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
@@ -126,7 +126,8 @@ class DetailHead(nn.Module):
     must also take noise away loses a little contrast with every frame. Whatever copies pixels forward must be trained
     on imperfect ones (`worldsim.own_context`). The flow is a free part and one that is linear in the action (as the
     locally linear dynamics of Watter et al. 2015, at every pixel). Where a camera moves (`ModelConfig.camera`), the motion of
-    the whole picture is added to it, weighed at every pixel.
+    the whole picture is added to it, weighed at every pixel, and what comes from beyond the border comes from the previous
+    frame's surroundings (`worldsim.motion`).
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
@@ -138,11 +139,10 @@ class DetailHead(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
         self.camera = CameraMotion(config.width, cond_dim, self.action_dim) if config.camera else None
-        self.motions = [
-            2,
-            int(config.camera),
-            2 * self.action_dim,
-        ]  # flow, how much the camera's counts, flow per action
+        camera = int(
+            config.camera
+        )  # flow, how much the camera's counts, flow per action, height above what the camera's map is of
+        self.motions = [2, camera, 2 * self.action_dim, camera]
         motion = sum(self.motions)
         self.outputs = [3 + 3, PIXEL_HIDDEN, motion]  # new value and shares, hidden, motion
         self.out = nn.Linear(config.stem_channels, sum(self.outputs) * self.cell**2)
@@ -152,17 +152,23 @@ class DetailHead(nn.Module):
         with torch.no_grad():  # at first nothing moves and half of a pixel is copied
             bias = self.out.bias.zero_().view(self.cell**2, -1)
             bias[:, 3] = 1.0
-            self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:] = 0
+            self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:][:, : motion - camera] = 0
+            if config.camera:  # heights are there from the beginning, or their parallax could not be learnt, and nothing is read off them
+                self.follow[0].weight[:, -1] = 0
 
     def forward(
         self,
         tokens_FRCD: Tensor,
         cells_FhwE: Tensor,
-        previous_FHWc: Tensor,
+        around_FYXc: Tensor,
         recalled_FHWc: Tensor,
         cond_FC: Tensor,
     ) -> Blend:
-        """Return the clean frame estimate and what it is made of."""
+        """Return the clean frame estimate and what it is made of.
+
+        ``around`` is the previous frame in its surroundings, or alone where nothing is known of them.
+        """
+        previous_FHWc = middle(around_FYXc, *recalled_FHWc.shape[1:3])
         tokens_FRCD = normalise(tokens_FRCD)
         coarse = depth_to_space(self.from_tokens(tokens_FRCD), self.merge)  # (F, h, w, E)
         recalled = self.recalled(space_to_depth(recalled_FHWc, self.cell).to(coarse.dtype))
@@ -171,11 +177,12 @@ class DetailHead(nn.Module):
             cells = block(cells, cond_FC)
         pixels = depth_to_space(self.out(cells), self.cell)
         values, hidden, motion = pixels.split(self.outputs, dim=-1)
-        local, weight = self.flow(previous_FHWc, hidden, motion, cond_FC)
+        local, weight, heights = self.flow(previous_FHWc, hidden, motion, cond_FC)
         flow = local
         if self.camera is not None:
-            flow = local + weight * self.camera(tokens_FRCD, cond_FC, *previous_FHWc.shape[1:3])
-        moved = warp(previous_FHWc.float(), settle(flow).float())
+            maps = self.camera(tokens_FRCD.flatten(1, 2), cond_FC)
+            flow = local + weight * projective_flow(maps, *previous_FHWc.shape[1:3], heights)
+        moved = warp(around_FYXc.float(), settle(flow).float())
         seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
         values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
         new, shares = values.split(3, dim=-1)
@@ -186,22 +193,23 @@ class DetailHead(nn.Module):
 
     def flow(
         self, previous_FHWc: Tensor, hidden_FHWe: Tensor, motion_FHWm: Tensor, cond_FC: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the local flow (F, H, W, 2) in pixels and how much the camera's counts (F, H, W, 1).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the local flow (F, H, W, 2) in pixels, how much the camera's counts and heights (F, H, W, 1).
 
-        Both come from ``motion``, corrected where the pixels say so.
+        All come from ``motion``, corrected where the pixels say so.
         """
         seen = torch.cat([previous_FHWc.to(motion_FHWm.dtype), hidden_FHWe, motion_FHWm], dim=-1)
         motion_FHWm = motion_FHWm + self.follow(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        free, weight, steering = motion_FHWm.split(self.motions, dim=-1)
+        free, weight, steering, heights = motion_FHWm.split(self.motions, dim=-1)
         steering = steering.reshape(len(steering), -1, self.action_dim)
         steered = (steering @ cond_FC[:, -self.action_dim :, None]).view_as(free)
-        return FLOW_PIXELS * (free + steered), (weight + CAMERA_WEIGHT).sigmoid()
+        return FLOW_PIXELS * (free + steered), (weight + CAMERA_WEIGHT).sigmoid(), heights
 
     @torch.no_grad()
     def forget_steering(self) -> None:
         """Take back what the local flow has learnt of the actions: a camera that is new can learn its part of it."""
+        steering = slice(-sum(self.motions[1:]), -self.motions[-1] or None)  # and how much the camera counts
         for parameter in self.out.parameters():
-            parameter.view(self.cell**2, sum(self.outputs), -1)[:, -sum(self.motions[1:]) :] = 0
+            parameter.view(self.cell**2, sum(self.outputs), -1)[:, steering] = 0
         for parameter in self.follow[-1].parameters():
-            parameter[2:] = 0
+            parameter[steering] = 0

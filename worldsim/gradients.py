@@ -76,6 +76,9 @@ class _TracedStream(FrameStream):
             patches=torch.where(here, patches[:, None], self.cache.patches),
         )
 
+    def _keep_around(self, around: Tensor) -> None:
+        self.cache = dataclasses.replace(self.cache, around=around)
+
     def _here(self) -> Tensor:
         """Tell the frame's own slot in the ring, (B, W)."""
         window = torch.arange(self.network.config.window, device=self.slots.device)

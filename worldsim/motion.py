@@ -1,6 +1,10 @@
-"""Motion of pixels: frames moved along a flow, and the motion of the whole picture that a camera makes.
+"""Motion of pixels: frames moved along a flow, the motion of the whole picture that a camera makes, and what it leaves behind.
 
-Dimension keys: F frames, H x W pixels, R x C token grid, D width, C channels of the frame condition, A action dimensions.
+Surroundings are a frame with a margin of half its height and width on each side: what has left the picture, where it would
+be seen now. A camera that turns back finds it there. (A mosaic, as sprite coding keeps it: Irani and Anandan 1998.)
+
+Dimension keys: F frames, H x W pixels, Y x X pixels with their margin, N tokens, D width, C channels of the frame condition,
+A action dimensions, M numbers of a map.
 """
 
 from __future__ import annotations
@@ -22,18 +26,20 @@ NEAREST = 0.25
 """Least depth of a map: beyond, pixels would come from behind the camera."""
 
 
-def warp(frame_FHWc: Tensor, flow_FHW2: Tensor) -> Tensor:
+def warp(frame_FYXc: Tensor, flow_FHW2: Tensor) -> Tensor:
     """Fetch every pixel from ``flow`` (down, right; in pixels) away; the border pixel stands for outside.
+
+    The frame may have a margin around the pixels that are moved, (F, H, W, c): then these come from there too.
 
     Bicubic, because a dream resamples its frames again and again: bilinear interpolation would blur a little each time.
     Limited to the range of the 3 x 3 pixels around the place (as in the limiters of MacCormack advection, Selle et al.
     2008), because overshoot would grow with each time.
     """
-    _, h, w, _ = frame_FHWc.shape
-    y = torch.arange(h, device=frame_FHWc.device)[:, None] + 0.5 + flow_FHW2[..., 0]
-    x = torch.arange(w, device=frame_FHWc.device) + 0.5 + flow_FHW2[..., 1]
-    places = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], dim=-1)
-    image = frame_FHWc.permute(0, 3, 1, 2)
+    _, h, w, _ = flow_FHW2.shape
+    y = torch.arange(h, device=flow_FHW2.device)[:, None] + (0.5 - h / 2) + flow_FHW2[..., 0]
+    x = torch.arange(w, device=flow_FHW2.device) + (0.5 - w / 2) + flow_FHW2[..., 1]  # from the middle
+    places = torch.stack([x * (2 / frame_FYXc.shape[2]), y * (2 / frame_FYXc.shape[1])], dim=-1)
+    image = frame_FYXc.permute(0, 3, 1, 2)
     moved = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=False)
     extremes = torch.cat([F.max_pool2d(image, 3, 1, 1), -F.max_pool2d(-image, 3, 1, 1)], dim=1)
     extremes = F.grid_sample(extremes, places, mode="nearest", padding_mode="border", align_corners=False)
@@ -47,22 +53,64 @@ def settle(flow_FHW2: Tensor) -> Tensor:
     return flow_FHW2 + (settled - flow_FHW2).detach()
 
 
-def projective_flow(maps_F8: Tensor, height: int, width: int) -> Tensor:
+def projective_flow(
+    maps_FM: Tensor, height: int, width: int, heights_FHW1: Tensor | None = None, margin: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Return the flow (F, H, W, 2) of maps of the plane, in pixels: where each pixel is fetched, less where it is.
+
+    With a ``margin`` (rows, columns) on each side, also of the pixels there: (F, Y, X, 2).
 
     A map takes (y, x), each -1 .. 1 from edge to edge, to ((1 + a) y + b x + c, d y + (1 + e) x + f) / (1 + g y + h x), as a
     camera does that turns anywhere or sees something flat (Hartley and Zisserman 2004, section 8.4). All zeros: nothing moves.
+    What stands off the plane has a height (over its depth): so many times the last three of a map's eleven numbers are added to
+    the numerators and to the denominator (plane and parallax, Irani and Anandan 1996). It is the scene's, however the camera moves.
     """
-    y = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=maps_F8.device)[:, None].expand(height, width)
-    x = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=maps_F8.device).expand(height, width)
-    a, b, c, d, e, f, g, h = (number[:, None, None] for number in maps_F8.float().unbind(-1))
-    depth = (1 + g * y + h * x).clamp(min=NEAREST)
-    to_y, to_x = ((1 + a) * y + b * x + c) / depth, (d * y + (1 + e) * x + f) / depth
+    rows, columns = margin
+    y = (torch.arange(-rows, height + rows, device=maps_FM.device)[:, None] + 0.5) * (2 / height) - 1
+    x = (torch.arange(-columns, width + columns, device=maps_FM.device) + 0.5) * (2 / width) - 1
+    a, b, c, d, e, f, g, h, down, right, away = (number[:, None, None] for number in maps_FM.float().unbind(-1))
+    off = 0.0 if heights_FHW1 is None else heights_FHW1[..., 0].float()
+    depth = (1 + g * y + h * x + off * away).clamp(min=NEAREST)
+    to_y = ((1 + a) * y + b * x + c + off * down) / depth
+    to_x = (d * y + (1 + e) * x + f + off * right) / depth
     return torch.stack([(to_y - y) * (height / 2), (to_x - x) * (width / 2)], dim=-1)
 
 
+def margin_of(height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns that surroundings have on each side of a frame."""
+    return height // 2, width // 2
+
+
+def size_around(height: int, width: int) -> tuple[int, int]:
+    """Return height and width of the surroundings of a frame."""
+    rows, columns = margin_of(height, width)
+    return height + 2 * rows, width + 2 * columns
+
+
+def surround(frame_FHWc: Tensor) -> Tensor:
+    """Return the surroundings (F, Y, X, c) of frames when nothing else was seen yet: their border goes on."""
+    rows, columns = margin_of(*frame_FHWc.shape[1:3])
+    padded = F.pad(frame_FHWc.permute(0, 3, 1, 2), (columns, columns, rows, rows), mode="replicate")
+    return padded.permute(0, 2, 3, 1)
+
+
+def middle(around_FYXc: Tensor, height: int, width: int) -> Tensor:
+    """Return the frame (F, H, W, c) in the middle of its surroundings, or the frame itself where it has none."""
+    rows, columns = (around_FYXc.shape[1] - height) // 2, (around_FYXc.shape[2] - width) // 2
+    return around_FYXc[:, rows : rows + height, columns : columns + width]
+
+
+def go_on(around_FYXc: Tensor, maps_FM: Tensor, frame_FHWc: Tensor) -> Tensor:
+    """Return the surroundings of the next frame: the last ones, moved as its camera was, with the frame in their middle."""
+    height, width = frame_FHWc.shape[1:3]
+    rows, columns = margin_of(height, width)
+    moved = warp(around_FYXc, settle(projective_flow(maps_FM, height, width, margin=(rows, columns))))
+    moved[:, rows : rows + height, columns : columns + width] = frame_FHWc
+    return moved
+
+
 class CameraMotion(nn.Module):
-    """Says how the whole picture moves: a `projective_flow` whose eight numbers come from the mean token and the condition.
+    """Says how the whole picture moves: a `projective_flow` whose eleven numbers come from the mean token and the condition.
 
     As local flows do, they have a free part and one that is linear in the action. (A global motion beside others: Finn et al.
     2016; learnt maps of a picture: spatial transformers, Jaderberg et al. 2015.) At first nothing moves.
@@ -72,14 +120,22 @@ class CameraMotion(nn.Module):
         super().__init__()
         self.action_dim = action_dim
         self.hidden = nn.Linear(width + cond_dim, CAMERA_HIDDEN)
-        self.out = nn.Linear(CAMERA_HIDDEN, 8 * (1 + action_dim))
+        self.parts = [
+            8,
+            8 * action_dim,
+            3,
+            3 * action_dim,
+        ]  # map of the plane, that per action, parallax, that per action
+        self.out = nn.Linear(CAMERA_HIDDEN, sum(self.parts))
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, tokens_FRCD: Tensor, cond_FC: Tensor, height: int, width: int) -> Tensor:
-        """Return the flow (F, H, W, 2) in pixels, from normalised tokens and the condition that ends in the action."""
-        seen = torch.cat([tokens_FRCD.mean((1, 2)), cond_FC.to(tokens_FRCD.dtype)], dim=-1)
-        free, steering = self.out(F.silu(self.hidden(seen))).split([8, 8 * self.action_dim], dim=-1)
-        action_FA1 = cond_FC[:, -self.action_dim :, None].to(steering.dtype)
-        steered = (steering.unflatten(-1, (8, self.action_dim)) @ action_FA1)[..., 0]
-        return projective_flow(CAMERA_SCALE * (free + steered), height, width)
+    def forward(self, tokens_FND: Tensor, cond_FC: Tensor) -> Tensor:
+        """Return the maps (F, 11) of `projective_flow`, from normalised tokens and the condition that ends in the action."""
+        seen = torch.cat([tokens_FND.mean(1), cond_FC.to(tokens_FND.dtype)], dim=-1)
+        plane, plane_steering, parallax, parallax_steering = self.out(F.silu(self.hidden(seen))).split(
+            self.parts, dim=-1
+        )
+        steering = torch.cat([plane_steering, parallax_steering], dim=-1).unflatten(-1, (11, self.action_dim))
+        steered = (steering @ cond_FC[:, -self.action_dim :, None].to(steering.dtype))[..., 0]
+        return CAMERA_SCALE * (torch.cat([plane, parallax], dim=-1) + steered).float()

@@ -22,6 +22,7 @@ from worldsim.attention import rotary_phases, two_stream_attention
 from worldsim.cache import Layer
 from worldsim.config import ModelConfig
 from worldsim.detail import DetailHead, DetailStem, normalise
+from worldsim.motion import go_on, surround
 from worldsim.readout import ReadoutHead
 from worldsim.recall import Recall
 
@@ -196,6 +197,16 @@ class Network(nn.Module, abc.ABC):
         assert self.recall is not None
         return self.recall.keys(tokens, phases), self.recall.patches(shown)
 
+    def surroundings(self, before: Tensor | None, shown: Tensor, tokens: Tensor, cond: Tensor) -> Tensor:
+        """Return the surroundings (F, Y, X, 3) of committed frames (F, H, W, 3) with these tokens (F, N, D) and conditions.
+
+        ``before`` are those of the frames before; None where nothing was seen yet.
+        """
+        assert self.head.camera is not None
+        if before is None:
+            return surround(shown.float())
+        return go_on(before, self.head.camera(normalise(tokens), cond), shown.float())
+
     def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
         return self.readout(before, shown, self.condition.scaled(action) * known[:, None])
@@ -234,12 +245,24 @@ class Network(nn.Module, abc.ABC):
         )  # (B, T, H, W, 3)
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
-        sources = shown_BTHWc.flatten(0, 1), recalled.flatten(0, 1)
+        around = shown_BTHWc
+        if self.config.surrounded:
+            around = self.around(shown_BTHWc, made.tokens[:, 0].detach(), clean_cond_BTC)
+        sources = around.flatten(0, 1), recalled.flatten(0, 1)
         blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
         estimate, moved, moves, local = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local)
         )
         return estimate, Copies(moved=moved, recalled=recalled, moves=moves, local=local)
+
+    @torch.no_grad()
+    def around(self, shown_BTHWc: Tensor, tokens_BTND: Tensor, cond_BTC: Tensor) -> Tensor:
+        """Return the surroundings (B, T, Y, X, 3) of frames of clips, frame after frame."""
+        around: list[Tensor] = []
+        for t in range(shown_BTHWc.shape[1]):
+            before = around[-1] if around else None
+            around.append(self.surroundings(before, shown_BTHWc[:, t], tokens_BTND[:, t], cond_BTC[:, t]))
+        return torch.stack(around, dim=1)
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.errors import UsageError
+from worldsim.motion import size_around
 from worldsim.network import Features, Network, action_windows, recent_frames
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -140,11 +141,12 @@ class Rollout:
         network, cache, config = self.network, state.cache, self.network.config
         height, width = (side * config.patch for side in state.grid)
         tokens, remembered = math.prod(state.grid), 0 if config.stacked else config.window
+        around = (*size_around(height, width), 3) if config.surrounded else (0, 0, 3)
         rings = [(groups, config.window, own, channels) for groups, own, channels in network.layers(state.grid)]
         wanted = (
             rings,
             rings,
-            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2)],
+            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2), around],
             [(config.recent, height, width, 3), (config.past_actions, network.condition.action_dim)],
             (self.denoiser.raw_readout_dim,),
             network.dtype,
@@ -152,7 +154,7 @@ class Rollout:
         got = (
             [tuple(keys.shape[1:]) for keys in cache.keys],
             [tuple(values.shape[1:]) for values in cache.values],
-            [tuple(cache.recall_keys.shape[1:]), tuple(cache.patches.shape[1:])],
+            [tuple(cache.recall_keys.shape[1:]), tuple(cache.patches.shape[1:]), tuple(cache.around.shape[1:])],
             [tuple(state.recent.shape[1:]), tuple(state.past_actions.shape[1:])],
             tuple(state.readout.shape[1:]),
             cache.recall_keys.dtype,
@@ -231,7 +233,8 @@ class FrameStream:
             made.tokens[:, None], self.phases, memory, self.hidden[:, None], recent[:, -1:]
         )
         tokens = made.tokens.unflatten(1, self.grid)
-        return self.network.head(tokens, made.cells, recent[:, -1], recalled[:, 0], self.told[at].cond).estimate
+        around = self.cache.around if self.network.config.surrounded else recent[:, -1]
+        return self.network.head(tokens, made.cells, around, recalled[:, 0], self.told[at].cond).estimate
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).
@@ -242,6 +245,8 @@ class FrameStream:
             tokens = self._run(noised, recent, at).tokens
             phases = self.phases[0][:, 0], self.phases[1][:, 0]
             self._keep_recall(*self.network.remember(shown, tokens, phases))
+            if self.network.config.surrounded:
+                self._keep_around(self.network.surroundings(self.cache.around, shown, tokens, self.told[at].cond))
         return self.network.read(recent[:, -1], shown, self.action, self.known)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,6 +260,10 @@ class FrameStream:
         """Put what the frame will be recalled by (B, N, K), and as what (B, N, P), into the cache."""
         self.cache.recall_keys[self.rows, self.slots] = keys.to(self.cache.recall_keys.dtype)
         self.cache.patches[self.rows, self.slots] = patches
+
+    def _keep_around(self, around: Tensor) -> None:
+        """Put the surroundings (B, Y, X, 3) of the frame into the cache."""
+        self.cache.around.copy_(around)
 
     def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend to what is in the cache, this frame included: (B, G, N, K)."""
@@ -300,6 +309,8 @@ def commit_context(
         memory = network.remember(shown, tokens, (phases[0][:, 0], phases[1][:, 0]))
         for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
             ring[row, kept % window] = new[kept].to(ring.dtype)
+        if network.config.surrounded:
+            state.cache.around[row] = network.around(shown[None], tokens[None], told.cond[None])[0, -1]
     state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]
     state.recent[row] = recent[-1]
     state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]

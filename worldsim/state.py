@@ -57,7 +57,7 @@ class WorldState:
         b, (action_dim, readout_dim) = len(seeds), sizes
         height, width = grid[0] * config.patch, grid[1] * config.patch
         return cls(
-            cache=StreamCache.empty(config, layers, b, grid[0] * grid[1], device=device, dtype=dtype),
+            cache=StreamCache.empty(config, layers, b, grid, device=device, dtype=dtype),
             times=torch.zeros(b, dtype=torch.int64, device=device),
             recent=torch.zeros(b, config.recent, height, width, 3, device=device),
             past_actions=torch.zeros(b, config.past_actions, action_dim, device=device),

@@ -139,12 +139,13 @@ class _Walk:
             dataclasses.replace(config, window=max(steps, 2)),
             self.network.layers(self.grid),
             draws,
-            self.grid[0] * self.grid[1],
+            self.grid,
             device=device,
             dtype=self.network.dtype,
         )
         cos, sin = self.network.phases(torch.arange(steps + 1, device=device), self.grid)  # (T + 1, 1, N, K / 2)
         self.phases = list(zip(cos, sin, strict=True))
+        self.around: list[Tensor] = []  # (B, Y, X, 3) of every committed frame, where the network keeps surroundings
         self.levels = torch.tensor(levels, device=device)  # (L,)
         self.weights = Denoiser.level_weight(self.levels, LossConfig())[..., 0, 0, 0]
 
@@ -170,6 +171,9 @@ class _Walk:
         keys, patches = self.network.remember(film.frames[None, None, t], made.tokens[:, 0], phases)
         self.memory.recall_keys[:, t] = keys
         self.memory.patches[:, t] = patches[0]
+        if self.network.config.surrounded:
+            shown, before = film.frames[t].expand(len(keys), -1, -1, -1), self.around[t - 1] if t else None
+            self.around[t:] = [self.network.surroundings(before, shown, made.tokens[:, 0], told.cond[:, 0])]
 
     def _error(self, film: _Film, t: int) -> Tensor:
         """Return the mean over draws and levels of the weighted error of frame t, given those that were committed."""
@@ -180,11 +184,12 @@ class _Walk:
         memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
         previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
+        around = self.around[t - 1][:, None].expand(-1, x.shape[1], -1, -1, -1) if self.around else previous
         recalled = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
         blend = self.network.head(
             x.flatten(0, 1).unflatten(1, self.grid),
             made.cells,
-            previous.flatten(0, 1),
+            around.flatten(0, 1),
             recalled.flatten(0, 1),
             told.cond.flatten(0, 1),
         )
