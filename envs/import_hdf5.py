@@ -39,7 +39,7 @@ from worldsim.envs.import_source import (
     role_of,
 )
 from worldsim.errors import UsageError
-from worldsim.foreign import MAX_METADATA_BYTES, file_size, parse_json, read_json
+from worldsim.foreign import MAX_METADATA_BYTES, parse_json, read_json
 
 SUFFIXES = (".hdf5", ".h5", ".hdf")
 MAX_DEPTH = 4
@@ -150,8 +150,7 @@ class Hdf5Source:
         if self._open is None or self._open[0] != path:
             self.close()
             try:
-                file_size(path)
-                self._open = path, h5py.File(path, "r")
+                self._open = path, hdf5.open_file(path)
             except OSError as error:
                 raise broken(path.name, error) from error
         return self._open[1]

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from worldsim.errors import UsageError
+from worldsim.spec import MAX_FRAME_PIXELS
 
 MAX_EPISODE_BYTES = 8 << 30
 """Largest episode that is held in memory, as frames of the recording's size."""
@@ -26,7 +27,6 @@ MAX_COLUMN_BYTES = 1 << 30
 MAX_SOURCE_BYTES = 1 << 36
 """Largest array of frames that is read, a few at a time, as the source stores it."""
 MAX_COLUMNS = 1000
-MAX_FRAME_PIXELS = 1 << 26
 BLOCK_FRAMES = 32
 """Frames that are read and converted at a time."""
 ROLES = {

@@ -15,7 +15,6 @@ from PIL import Image
 
 from worldsim.envs.import_npz import load_array
 from worldsim.envs.import_source import (
-    MAX_FRAME_PIXELS,
     PICTURE_DAMAGE,
     Columns,
     Pictures,
@@ -25,6 +24,7 @@ from worldsim.envs.import_source import (
 )
 from worldsim.errors import UsageError
 from worldsim.foreign import file_size
+from worldsim.spec import MAX_FRAME_PIXELS
 
 FORMATS = {".mp4": "mp4", ".webm": "webm"}
 """Containers by suffix. They are named to the decoder, so that a file that is something else is not opened as that."""

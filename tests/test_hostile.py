@@ -17,6 +17,7 @@ from typing import Any, cast
 import h5py
 import numpy as np
 import pytest
+from h5py import h5d, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 import worldsim
 from worldsim.dataset import EpisodeDataset
@@ -285,14 +286,46 @@ def bad_source(how: str, root: Path, columns: Mapping[str, np.ndarray]) -> Path:
             group["actions"] = columns["actions"]
             if how == "hdf5 bomb":
                 bomb(group, "frames", (4, 16, 16, 3), "u1")
+            elif how == "hdf5 heap":
+                group["frames"] = columns["frames"]
+                file.attrs["text"] = "of some length"
+            elif how == "hdf5 type":
+                group["frames"] = columns["frames"]
+                kind = h5t.IEEE_F32LE.copy()
+                kind.set_ebias(1 << 20)
+                h5d.create(group.id, b"odd", kind, h5s.create_simple((4,)))
             else:
                 group["frames"] = columns["frames"]
                 for k in range(40):
                     group[f"again{k}"] = group
+    if how == "hdf5 heap":
+        endless_heap(path)
     return path
 
 
-SOURCES = ["npz bomb", "npz header", "npz nested", "npz numbers", "npz many", "npz columns", "hdf5 bomb", "hdf5 cycle"]
+def endless_heap(path: Path) -> None:
+    """Let the free space of an HDF5 file's heap be of no bytes, so that what comes after it is itself."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16
+    while index := int.from_bytes(content[at : at + 2], "little"):
+        assert index < 100
+        at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
+    content[at : at + 16] = bytes(16)
+    path.write_bytes(content)
+
+
+SOURCES = [
+    "npz bomb",
+    "npz header",
+    "npz nested",
+    "npz numbers",
+    "npz many",
+    "npz columns",
+    "hdf5 bomb",
+    "hdf5 cycle",
+    "hdf5 heap",
+    "hdf5 type",
+]
 
 
 @pytest.mark.parametrize("how", SOURCES)
@@ -303,7 +336,8 @@ def test_sources_that_swell_or_never_end(
     with np.load(valid / "one.npz") as columns:
         path = bad_source(how, tmp_path, columns)
     monkeypatch.setattr(import_npz, "MAX_COLUMN_BYTES", 1 << 20)
-    says = {"npz header": "a header of", "npz many": "more than", "hdf5 cycle": "in itself", "hdf5 bomb": "unpack"}
+    says = {"npz header": "a header of", "npz many": "more than", "hdf5 cycle": "in itself", "hdf5 bomb": "unpack",
+            "hdf5 heap": "a heap at byte", "hdf5 type": "precision"}  # fmt: skip
     with bounds(64 << 20), pytest.raises(UsageError, match=says.get(how)):
         import_dataset(path, out=tmp_path / "out")
     assert not (tmp_path / "out" / "shards").exists()

@@ -5,15 +5,20 @@ What is not read is told as `Refused` (or as what h5py raises), for which caller
 
 from __future__ import annotations
 
+import functools
+import io
 import math
+import os
+import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
-from worldsim.foreign import DEFLATED
+from worldsim.foreign import DEFLATED, file_size
 
 MAX_CHUNK_BYTES = 1 << 28
 """Largest chunk, and most that one may unpack to, before it is looked at."""
@@ -26,8 +31,63 @@ FREE_BYTES = 1 << 20
 """What an array may declare without any of it being stored: its numbers are then all the same."""
 
 
+HEAP = b"GCOL\x01\0\0\0"
+"""What a heap begins with, in which HDF5 keeps texts and rows of various lengths."""
+HEAP_BLOCK = 1 << 26
+"""Bytes in which heaps are looked for at once."""
+
+
 class Refused(ValueError):
     """Something in a file that is not read; its text is the reason."""
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open a file for reading; OSError if it is none of HDF5's, or HDF5 would never come to the end of one of its heaps."""
+    file_size(path)
+    found = path.stat()
+    _check_heaps(path, found.st_size, found.st_mtime_ns)
+    return h5py.File(path, "r")
+
+
+@functools.lru_cache(maxsize=64)
+def _check_heaps(path: Path, size: int, changed: int) -> None:
+    """Raise OSError if an object in one of a file's heaps does not end after it begins: HDF5 goes from one to the next for ever."""
+    del changed  # another file of that name is looked at again
+    with path.open("rb") as file:
+        for first in range(0, size, HEAP_BLOCK):
+            file.seek(first)
+            block, at = file.read(HEAP_BLOCK + len(HEAP) - 1), -1
+            while (at := block.find(HEAP, at + 1)) >= 0:
+                _walk_heap(file, first + at)
+
+
+def _walk_heap(file: io.BufferedReader, begin: int) -> None:
+    """Go through the objects of one heap (HDF5 File Format Specification 3.0, III.E), of lengths of 8 bytes."""
+    if _length_bytes(file) != 8:
+        raise OSError("lengths of other than 8 bytes (h5repack writes the file anew)")
+    file.seek(begin + len(HEAP))
+    (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+    size = min(size, os.fstat(file.fileno()).st_size - begin)
+    at = len(HEAP) + 8
+    while at + 16 <= size:
+        file.seek(begin + at)
+        index, length = struct.unpack("<H6xQ", file.read(16))
+        step = length if index == 0 else 16 + -(-length // 8) * 8  # free space counts its own head
+        if step < 16 or step > size - at:
+            raise OSError(f"a heap at byte {begin} with an object of {length} bytes at its byte {at}")
+        at += step
+
+
+def _length_bytes(file: io.BufferedReader) -> int:
+    """Return how many bytes the superblock says that a length has; 8 where there is no superblock, which h5py will tell."""
+    size, place = os.fstat(file.fileno()).st_size, 0
+    while place < size:
+        file.seek(place)
+        head = file.read(16)
+        if head.startswith(b"\x89HDF\r\n\x1a\n") and len(head) == 16:
+            return head[14] if head[8] < 2 else head[10]
+        place = max(512, 2 * place)
+    return 8
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
@@ -39,6 +99,8 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
         raise Refused(f"{name} is an array that is kept in another file")
     if not isinstance(found, h5py.Group | h5py.Dataset) or (isinstance(found, h5py.Dataset) and found.shape is None):
         raise Refused(f"{name} is neither a group nor an array with numbers in it")
+    if isinstance(found, h5py.Dataset):
+        found.dtype  # noqa: B018 - raises where there is no such type, and not again later
     return found
 
 

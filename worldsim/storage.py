@@ -23,8 +23,8 @@ import numpy as np
 
 from worldsim.episode import Episode
 from worldsim.errors import UsageError
-from worldsim.foreign import file_size, is_mapping, is_whole, parse_json, refused
-from worldsim.hdf5 import DAMAGE, attributes_of, check_stored, member
+from worldsim.foreign import is_mapping, is_whole, parse_json, refused
+from worldsim.hdf5 import DAMAGE, attributes_of, check_stored, member, open_file
 from worldsim.spec import WorldSpec
 
 INDEX_NAME = "main_data.hdf5"
@@ -238,8 +238,7 @@ def _group(group: h5py.Group, name: str) -> h5py.Group:
 def open_shard(path: Path) -> h5py.File:
     """Open a shard for reading; UsageError naming it if it is missing, truncated, or no shard of worldsim's at all."""
     try:
-        file_size(path)
-        file = h5py.File(path, "r")
+        file = open_file(path)
     except OSError as error:
         raise damaged(path, str(error)) from error
     try:
@@ -277,8 +276,7 @@ def shard_is_whole(folder: Path, shard: int, header: RecordingHeader, episode_id
     """
     path = shard_path(folder, shard)
     try:
-        file_size(path)
-        file = h5py.File(path, "r")
+        file = open_file(path)
     except OSError:
         return False
     with file:
