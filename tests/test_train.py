@@ -281,8 +281,12 @@ def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording:
     shown = steps[1].frames[:, 2:14].mean((1, 2, 3)) / 127.5 - 1
     error = [np.square(step.readouts["state"][:, 0] - shown).mean() for step in steps]
     assert error[1] < error[0] / 2
-    with pytest.raises(UsageError, match="init"):
-        train(stripe_recording, tmp_path / "none", preset="nano", steps=1, config=config, progress=False)
+    for refused, arguments in {
+        "init": {"preset": "nano"},
+        "a camera": {"preset": "small-camera", "init": str(first)},
+    }.items():
+        with pytest.raises(UsageError, match=refused):
+            train(stripe_recording, tmp_path / "none", steps=1, config=config, progress=False, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from worldsim import config as configs
 from worldsim.config import ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.distributed import agreed
+from worldsim.errors import UsageError
 from worldsim.precision import TYPES, fast_dtype
 from worldsim.spec import WorldSpec
 from worldsim.training_config import TrainConfig
@@ -40,6 +41,17 @@ def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, worl
     if start is not None:
         denoiser.take_over(start.denoiser(), readouts=start.world == world)
     return denoiser
+
+
+def check_kept(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec) -> None:
+    """Raise UsageError unless what a training of readouts alone begins with has learnt this world, and is trained as it is."""
+    if start is None or start.world != world:
+        got = "no init" if start is None else f"a checkpoint of {start.world.env_id}"
+        allowed, fix = f"with a world trained on {world.env_id}", "--init RUN"
+        raise UsageError("readouts_only", got=got, allowed=allowed, fix=fix)
+    if model.camera and not start.model.camera:
+        got, fix = "a preset that adds a camera", "--preset small keeps the world of --init as it is"
+        raise UsageError("readouts_only", got=got, allowed="with the world of --init as it is", fix=fix)
 
 
 def first_precision(plan: Path, config: TrainConfig, device: torch.device) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
-from worldsim.beginning import first_model, first_precision, first_weights
+from worldsim.beginning import check_kept, first_model, first_precision, first_weights
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Denoiser, to_unit
@@ -148,10 +148,7 @@ class _Run:
         model = first_model(preset, start, dataset.spec)
         denoiser = first_weights(model, start, dataset.spec, config.seed)
         if config.loss.readouts_only:
-            if not same_world:
-                got = "no init" if start is None else f"a checkpoint of {start.world.env_id}"
-                allowed, fix = f"with a world trained on {dataset.spec.env_id}", "--init RUN"
-                raise UsageError("readouts_only", got=got, allowed=allowed, fix=fix)
+            check_kept(model, start, dataset.spec)
             denoiser.freeze_world()
         dataset.cache("val")  # if there is none, now is the time to say so
         accelerator = connect(out)
