@@ -281,12 +281,9 @@ def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording:
     shown = steps[1].frames[:, 2:14].mean((1, 2, 3)) / 127.5 - 1
     error = [np.square(step.readouts["state"][:, 0] - shown).mean() for step in steps]
     assert error[1] < error[0] / 2
-    for refused, arguments in {
-        "init": {"preset": "nano"},
-        "a camera": {"preset": "small-camera", "init": str(first)},
-    }.items():
+    for refused, preset, init in (("init", "nano", None), ("a camera", "small-camera", str(first))):
         with pytest.raises(UsageError, match=refused):
-            train(stripe_recording, tmp_path / "none", steps=1, config=config, progress=False, **arguments)
+            train(stripe_recording, tmp_path / "n", preset=preset, init=init, steps=1, config=config, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,8 @@ class DetailHead(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
         self.camera = CameraMotion(config.width, cond_dim, self.action_dim) if config.camera else None
-        camera = int(
-            config.camera
-        )  # flow, how much the camera's counts, flow per action, height above what the camera's map is of
-        self.motions = [2, camera, 2 * self.action_dim, camera]
+        # flow, how much the camera's counts, flow per action, height above what the camera's map is of
+        self.motions = [2, int(config.camera), 2 * self.action_dim, int(config.camera)]
         motion = sum(self.motions)
         self.outputs = [3 + 3, PIXEL_HIDDEN, motion]  # new value and shares, hidden, motion
         self.out = nn.Linear(config.stem_channels, sum(self.outputs) * self.cell**2)
@@ -152,9 +150,11 @@ class DetailHead(nn.Module):
         with torch.no_grad():  # at first nothing moves and half of a pixel is copied
             bias = self.out.bias.zero_().view(self.cell**2, -1)
             bias[:, 3] = 1.0
-            self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:][:, : motion - camera] = 0
-            if config.camera:  # heights are there from the beginning, or their parallax could not be learnt, and nothing is read off them
-                self.follow[0].weight[:, -1] = 0
+            self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:][:, : motion - self.motions[-1]] = 0
+            if (
+                config.camera
+            ):  # heights are there at first, or their parallax could not be learnt; nothing is read off them
+                next(self.follow.parameters())[:, -1] = 0
 
     def forward(
         self,
@@ -181,7 +181,8 @@ class DetailHead(nn.Module):
         flow = local
         if self.camera is not None:
             maps = self.camera(tokens_FRCD.flatten(1, 2), cond_FC)
-            flow = local + weight * projective_flow(maps, *previous_FHWc.shape[1:3], heights)
+            height, width = previous_FHWc.shape[1:3]
+            flow = local + weight * projective_flow(maps, height, width, heights)
         moved = warp(around_FYXc.float(), settle(flow).float())
         seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
         values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
