@@ -5,6 +5,7 @@ What is not read is told as `Refused` (or as what h5py raises), for which caller
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
@@ -53,15 +54,29 @@ def open_file(path: Path) -> h5py.File:
 def _check_heaps(path: Path, size: int, changed: int) -> None:
     """Raise OSError if an object in one of a file's heaps does not end after it begins: HDF5 goes from one to the next for ever."""
     del changed  # another file of that name is looked at again
-    with path.open("rb") as file:
-        for first in range(0, size, HEAP_BLOCK):
+    with path.open("rb", buffering=0) as file:
+        first = 0 if _length_bytes(file) else size  # of what is no HDF5 file h5py will say so
+        while (first := _data_from(file, first, size)) < size:
             file.seek(first)
             block, at = file.read(HEAP_BLOCK + len(HEAP) - 1), -1
             while (at := block.find(HEAP, at + 1)) >= 0:
                 _walk_heap(file, first + at)
+            first += HEAP_BLOCK
 
 
-def _walk_heap(file: io.BufferedReader, begin: int) -> None:
+def _data_from(file: io.FileIO, place: int, size: int) -> int:
+    """Return where from ``place`` on something is stored: a file of terabytes may be nothing but a hole."""
+    if place >= size or not hasattr(os, "SEEK_DATA"):
+        return place
+    try:
+        return os.lseek(file.fileno(), place, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing is
+            return size
+        return place  # a file system that cannot tell
+
+
+def _walk_heap(file: io.FileIO, begin: int) -> None:
     """Go through the objects of one heap (HDF5 File Format Specification 3.0, III.E), of lengths of 8 bytes."""
     if _length_bytes(file) != 8:
         raise OSError("lengths of other than 8 bytes (h5repack writes the file anew)")
@@ -78,8 +93,8 @@ def _walk_heap(file: io.BufferedReader, begin: int) -> None:
         at += step
 
 
-def _length_bytes(file: io.BufferedReader) -> int:
-    """Return how many bytes the superblock says that a length has; 8 where there is no superblock, which h5py will tell."""
+def _length_bytes(file: io.FileIO) -> int:
+    """Return how many bytes the superblock says that a length has; 0 where there is no superblock."""
     size, place = os.fstat(file.fileno()).st_size, 0
     while place < size:
         file.seek(place)
@@ -87,7 +102,7 @@ def _length_bytes(file: io.BufferedReader) -> int:
         if head.startswith(b"\x89HDF\r\n\x1a\n") and len(head) == 16:
             return head[14] if head[8] < 2 else head[10]
         place = max(512, 2 * place)
-    return 8
+    return 0
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
