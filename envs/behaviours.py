@@ -26,6 +26,7 @@ from worldsim.envs.tracks import (
     Track,
     curtain_fidget,
     curtain_partly,
+    curtain_twitch,
     curtain_up_and_down,
     drift,
     fidget,
@@ -38,7 +39,7 @@ from worldsim.envs.tracks import (
     tilt_fidget,
 )
 
-BEHAVIOURS_VERSION = 2  # raise it whenever the same seed would give other episodes
+BEHAVIOURS_VERSION = 3  # raise it whenever the same seed would give other episodes
 SceneRule = Callable[[np.random.Generator], dict[str, Any]]
 
 _BODY_REACH = HALF_FLOOR - 0.115  # m; bodies of every size start within
@@ -211,10 +212,17 @@ BEHAVIOURS = (
         tilts=(glance, look_away),
         curtains=(curtain_up_and_down, curtain_partly),
     ),
-    Behaviour(name="fidget_push", weight=0.1, pushes=(fidgeting,)),
+    Behaviour(
+        name="twitch",
+        weight=0.2,
+        scenes=(any_scene, gliding, behind_curtain),
+        orbits=(none, none, fidget),
+        curtains=(curtain_twitch,),
+    ),
+    Behaviour(name="fidget_push", weight=0.08, pushes=(fidgeting,)),
     Behaviour(
         name="fidget",
-        weight=0.4,
+        weight=0.22,
         scenes=(any_scene, any_scene, gliding, behind_curtain),
         pushes=(fidgeting,),
         orbits=(none, fidget),

@@ -121,7 +121,7 @@ def outside_wedge(rates: Rates, azimuth_deg: float) -> Rates:
 def look_away(rng: np.random.Generator, steps: int) -> Rates:
     """Tilt up until the floor is out of sight, wait, and come back; again if there is time."""
     full = TILT_STOP / TILT_STEP
-    return _excursions(rng, steps, full=full, waits=(2, 12), extents=(0.85, 1.05), slowest=0.35)
+    return _excursions(rng, steps, full=full, waits=(2, 12), extents=(0.85, 1.3), slowest=0.35)
 
 
 def glance(rng: np.random.Generator, steps: int) -> Rates:
@@ -132,12 +132,21 @@ def glance(rng: np.random.Generator, steps: int) -> Rates:
 
 def curtain_up_and_down(rng: np.random.Generator, steps: int) -> Rates:
     """Raise the curtain, wait so that what is behind it stays hidden 4 to 16 frames, and lower it; again if possible."""
-    return _excursions(rng, steps, full=1.0 / CURTAIN_STEP, waits=(2, 13), extents=(0.75, 1.05), slowest=0.35)
+    return _excursions(rng, steps, full=1.0 / CURTAIN_STEP, waits=(2, 13), extents=(0.75, 1.5), slowest=0.35)
 
 
 def curtain_partly(rng: np.random.Generator, steps: int) -> Rates:
     """Raise the curtain to some height and lower it, at various rates."""
     return _excursions(rng, steps, full=1.0 / CURTAIN_STEP, waits=(1, 10), extents=(0.25, 1.0), slowest=0.2)
+
+
+def curtain_twitch(rng: np.random.Generator, steps: int) -> Rates:
+    """Raise the curtain a little, let it fall at once, and again: how it begins to rise is in few frames of other recordings."""
+    pieces: list[tuple[int, float]] = []
+    for _ in range(steps):
+        up, down = int(rng.integers(1, 3)), int(rng.integers(1, 4))
+        pieces += [(int(rng.integers(0, 3)), 0.0), (up, rng.uniform(0.3, 1)), (down, -rng.uniform(0.5, 1))]
+    return _pieces(steps, pieces)
 
 
 def tilt_fidget(rng: np.random.Generator, steps: int) -> Rates:
@@ -171,7 +180,10 @@ def _excursions(
     extents: tuple[float, float],
     slowest: float,
 ) -> Rates:
-    """Go out by a share of the whole way (``full`` steps at rate 1), wait, come back, rest; until time is up."""
+    """Go out by a share of the whole way (``full`` steps at rate 1), wait, come back, rest; until time is up.
+
+    A share above 1 presses against the stops, at which nothing moves whatever the rate.
+    """
     pieces: list[tuple[int, float]] = [(int(rng.integers(0, 13)), 0.0)]
     while sum(duration for duration, _ in pieces) < steps:
         way = full * rng.uniform(*extents)

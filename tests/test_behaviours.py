@@ -8,7 +8,7 @@ import pytest
 
 from worldsim.envs.behaviours import BEHAVIOURS, Behaviour, choose_behaviour
 from worldsim.envs.camera import TILT_STOP
-from worldsim.envs.controls import ACTION_NAMES, ORBIT_STEP, TILT_STEP
+from worldsim.envs.controls import ACTION_NAMES, CURTAIN_STEP, ORBIT_STEP, TILT_STEP
 from worldsim.envs.factors import FACTORS, HELD_OUT_WEDGE, Span, is_held_out_pair, motion_of
 from worldsim.envs.options import parse_options
 from worldsim.envs.pushes import folded, travelled
@@ -19,6 +19,8 @@ from worldsim.envs.state import body_slots
 from worldsim.envs.tracks import (
     Facts,
     Track,
+    curtain_twitch,
+    curtain_up_and_down,
     facts_of,
     fidget,
     orbit_constant,
@@ -122,6 +124,25 @@ def test_fidgeting_tilts_stay_within_reach() -> None:
     for key in range(50):
         heights = np.cumsum(tilt_fidget(np.random.default_rng(key), 200)) * TILT_STEP
         assert heights.min() > -1e-6 and heights.max() <= 0.5 * TILT_STOP + 1e-6
+
+
+def test_a_twitching_curtain_begins_to_rise_again_and_again() -> None:
+    """It lies on the floor before every third of its rises or more, and often."""
+    starts = rises = 0
+    for key in range(50):
+        lies, height = True, 0.0
+        for rate in curtain_twitch(np.random.default_rng(key), 54):
+            rises += rate > 0
+            starts += rate > 0 and lies
+            height = max(0.0, height + rate * CURTAIN_STEP)
+            lies = height == 0
+    assert starts > rises / 3 and starts / (50 * 54) > 0.08
+
+
+def test_controls_are_also_pressed_against_their_stops() -> None:
+    """Curtains are driven on when they are all the way up, or down: nothing moves then, and recordings must show it."""
+    heights = np.concatenate([np.cumsum(curtain_up_and_down(np.random.default_rng(key), 54)) for key in range(50)])
+    assert np.mean(heights * CURTAIN_STEP > 1 + 1e-6) > 0.05
 
 
 def test_there_and_back_returns() -> None:

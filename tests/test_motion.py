@@ -16,7 +16,17 @@ from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.dataset import EpisodeDataset
 from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, to_unit
 from worldsim.draws import Draws, draw
-from worldsim.motion import STILL_PIXELS, CameraMotion, go_on, middle, projective_flow, settle, surround, warp
+from worldsim.motion import (
+    STILL_PIXELS,
+    CameraMotion,
+    go_on,
+    middle,
+    projective_flow,
+    settle,
+    surround,
+    warp,
+    warp_blurred,
+)
 from worldsim.optim import OptimConfig, make_optimizers
 from worldsim.spec import WorldSpec
 
@@ -34,6 +44,55 @@ def test_warp_fetches_each_pixel_from_flow_away():
     assert torch.allclose(moved[0, 3], frame[0, 3], atol=1e-4)
     assert torch.allclose(moved[1, :, 0], (frame[1, :, 2] + frame[1, :, 3]) / 2, atol=1e-4)
     assert torch.allclose(moved[1, :, 5], frame[1, :, 5], atol=1e-4)
+
+
+def test_warp_keeps_to_the_pixels_around_the_place():
+    """Every value lies between the least and the largest of the 3 x 3 pixels around where it is fetched, border included."""
+    rng = torch.Generator().manual_seed(0)
+    frame = torch.rand(2, 12, 16, 3, generator=rng)
+    flow = 3 * torch.randn(2, 12, 16, 2, generator=rng)
+    moved = warp(frame, flow)
+    bordered = F.pad(frame.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+    for f, i, j in np.ndindex(2, 12, 16):
+        row, column = (
+            int(x.round().clamp(0, n - 1)) for x, n in zip(flow[f, i, j] + torch.tensor([i, j]), (12, 16), strict=True)
+        )
+        patch = bordered[f, row : row + 3, column : column + 3].flatten(0, 1)
+        assert (moved[f, i, j] >= patch.amin(0)).all() and (moved[f, i, j] <= patch.amax(0)).all()
+
+
+def test_blurred_frames_move_as_sharp_ones_do():
+    """Two pixels along a flow of two pixels; nothing by a flow of nothing; with a margin, from there too."""
+    frame = torch.rand(1, 16, 24, 3, generator=torch.Generator().manual_seed(0))
+    still = warp_blurred(frame, torch.zeros(1, 16, 24, 2))
+    flow = torch.zeros(1, 16, 24, 2)
+    flow[..., 0] = 2.0
+    assert torch.allclose(warp_blurred(frame, flow)[:, :-4], still[:, 2:-2], atol=1e-5)
+    middle_rows = flow[:, 4:12]
+    assert torch.allclose(warp_blurred(frame, middle_rows), still[:, 6:14], atol=1e-5)
+
+
+@pytest.mark.parametrize("blurred", [False, True])
+def test_a_thin_line_that_grows_is_found_from_afar(blurred: bool):
+    """A wall that rises from a line on the floor: where the flow begins with nothing, only the blurred error leads it there."""
+    before = torch.full((1, 32, 32, 3), 0.5)
+    before[:, 20:22, 8:24] = -0.8
+    after = before.clone()
+    after[:, 15:22, 8:24] = -0.8
+    flow = torch.zeros(1, 32, 32, 2, requires_grad=True)
+    optimizer = torch.optim.Adam([flow], lr=0.1)
+    even = torch.ones(1, 1, 32, 32, 1)
+    for _ in range(150):
+        error = Denoiser.motion_error((warp(before, flow) - after)[None], even)
+        if blurred:
+            error = error + LossConfig().blur_weight * Denoiser.blurred_error(
+                before[None], flow[None], after[None], even
+            )
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    wall = (warp(before, flow) - after).detach()[0, 15:20, 8:24].abs()
+    assert wall.max() < 0.02 if blurred else wall.mean() > 0.8
 
 
 def test_small_flows_settle_and_still_learn():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.draws import Draws
+from worldsim.motion import warp_blurred
 from worldsim.network import Network, action_windows
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
@@ -76,6 +77,8 @@ class LossConfig:
     """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
     motion_weight: float = 1.0
     """Weight of the error of the moved previous frame, which teaches the flow."""
+    blur_weight: float = 2.0
+    """Weight of the same error of blurred frames: a flow whose source is a thin line some pixels away has no slope but there."""
     change_share: float = 0.5
     """Share of a frame's weight that lies near the pixels that change, where they come from and where they go to.
 
@@ -245,6 +248,7 @@ class Denoiser(nn.Module):
         estimate, copies = self.network(seen.shown, seen.noised, noisy, *conds)
         pixels = self.pixel_weight(frames, config) if pixels is None else pixels
         motion = self.motion_error(copies.moved - target, pixels)
+        blurred = self.blurred_error(copies.around, copies.flow, target, pixels)
         recall = (pixels * (copies.recalled - target).square()).mean()
         made_up = (pixels * (1 - copies.moves)).mean()
         finest = draws.num_steps == self.network.config.max_steps
@@ -257,7 +261,8 @@ class Denoiser(nn.Module):
         weight = pixels * self.level_weight(draws.level, config)
         image = (weight * (squared + config.robust_weight * robust)).mean()
         total = image + config.motion_weight * motion + config.recall_weight * recall + config.share_weight * made_up
-        terms = {"image": image, "motion": motion, "recall": recall, "made_up": made_up}
+        total = total + config.blur_weight * blurred
+        terms = {"image": image, "motion": motion, "blurred": blurred, "recall": recall, "made_up": made_up}
         if self.network.config.camera:
             terms["local"] = copies.local.float().norm(dim=-1).mean()
             total = total + config.local_weight * terms["local"]
@@ -339,6 +344,14 @@ class Denoiser(nn.Module):
             of_block = F.avg_pool2d(weight, side, side // 2)
             error = error + side / 2 * (of_block * F.avg_pool2d(blurred, side, side // 2).square()).mean()
         return error
+
+    @staticmethod
+    def blurred_error(around: Tensor, flow: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Squared error of the frames before, blurred and then moved (coarse to fine, as in Bergen et al. 1992)."""
+        flow = flow.flatten(0, 1).float()
+        moved = warp_blurred(around.flatten(0, 1).float(), flow)
+        wanted = warp_blurred(target.flatten(0, 1), torch.zeros_like(flow))
+        return (weight.flatten(0, 1) * (moved - wanted).square()).mean()
 
     @staticmethod
     def level_weight(level: Tensor, config: LossConfig) -> Tensor:

@@ -104,7 +104,7 @@ class DetailStem(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blend:
-    """Estimated frames and what they are made of; float32 but for ``local``."""
+    """Estimated frames and what they are made of; float32 but for ``local`` and ``flow``."""
 
     estimate: Tensor
     """(F, H, W, 3)"""
@@ -114,6 +114,8 @@ class Blend:
     """Its share in the estimate (F, H, W, 1)."""
     local: Tensor
     """Flow (F, H, W, 2), in pixels, without what the camera adds."""
+    flow: Tensor
+    """Flow (F, H, W, 2), in pixels, along which the previous frame is moved."""
 
 
 class DetailHead(nn.Module):
@@ -190,7 +192,7 @@ class DetailHead(nn.Module):
         shares = F.relu(shares.softmax(dim=-1) - SHARE_FLOOR)
         moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
         estimate = moves * moved + returns * recalled_FHWc + appears * new
-        return Blend(estimate=estimate, moved=moved, moves=moves, local=local)
+        return Blend(estimate=estimate, moved=moved, moves=moves, local=local, flow=flow)
 
     def flow(
         self, previous_FHWc: Tensor, hidden_FHWe: Tensor, motion_FHWm: Tensor, cond_FC: Tensor

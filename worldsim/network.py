@@ -118,6 +118,10 @@ class Copies:
     """Share (B, T, H, W, 1) of ``moved`` in the estimate; the rest is recalled or new."""
     local: Tensor
     """Flow (B, T, H, W, 2), in pixels, that is not the camera's."""
+    flow: Tensor
+    """Flow (B, T, H, W, 2), in pixels, along which ``around`` was moved."""
+    around: Tensor
+    """The frames before, in their surroundings (B, T, Y, X, 3), or alone."""
 
 
 class Network(nn.Module, abc.ABC):
@@ -250,10 +254,11 @@ class Network(nn.Module, abc.ABC):
             around = self.around(shown_BTHWc, made.tokens[:, 0].detach(), clean_cond_BTC)
         sources = around.flatten(0, 1), recalled.flatten(0, 1)
         blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
-        estimate, moved, moves, local = (
-            part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local)
+        estimate, moved, moves, local, flow = (
+            part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
-        return estimate, Copies(moved=moved, recalled=recalled, moves=moves, local=local)
+        copies = Copies(moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around)
+        return estimate, copies
 
     @torch.no_grad()
     def around(self, shown_BTHWc: Tensor, tokens_BTND: Tensor, cond_BTC: Tensor) -> Tensor:
