@@ -188,7 +188,11 @@ def _animation(path: Path) -> Image.Image:
         picture = Image.open(path, formats=(PICTURE_FORMATS[path.suffix.lower()],))
     except PICTURE_DAMAGE as error:
         raise broken(path.name, error) from error
-    Pictures.of((1, picture.height, picture.width, 3), path.name)
+    try:
+        Pictures.of((1, picture.height, picture.width, 3), path.name)
+    except UsageError:
+        picture.close()
+        raise
     return picture
 
 

@@ -332,8 +332,8 @@ def test_videos_with_actions(tmp_path: Path) -> None:
 
 
 def test_bad_videos_are_named(tmp_path: Path) -> None:
-    """A cut-off video, a file that is something else, and a table with a hole are refused by name."""
-    for name, suffix in (("cut", ".webp"), ("list", ".mp4"), ("hole", ".gif")):
+    """A cut-off video, a file that is something else, a table with a hole and vast pictures are refused by name."""
+    for name, suffix in (("cut", ".webp"), ("list", ".mp4"), ("hole", ".gif"), ("vast", ".gif")):
         source = tmp_path / name
         source.mkdir()
         np.save(source / "a.npy", actions_of(0))
@@ -344,7 +344,10 @@ def test_bad_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "list" / "a.mp4").write_text("ffconcat version 1.0\nfile other.gif\n")
     (tmp_path / "hole" / "a.npy").unlink()
     (tmp_path / "hole" / "a.csv").write_text("0,1\n0,\n" * 3)
-    for name, says in (("cut", r"a\.webp"), ("list", r"a\.mp4"), ("hole", r"a\.csv.*row 1")):
+    vast = bytearray((tmp_path / "vast" / "a.gif").read_bytes())
+    vast[6:10] = 2 * (5000).to_bytes(2, "little")  # says that its pictures are 5000 x 5000
+    (tmp_path / "vast" / "a.gif").write_bytes(vast)
+    for name, says in (("cut", r"a\.webp"), ("list", r"a\.mp4"), ("hole", r"a\.csv.*row 1"), ("vast", r"a\.gif")):
         with pytest.raises(UsageError, match=says):
             import_dataset(tmp_path / name, out=tmp_path / "data")
     with pytest.raises(UsageError, match="leave --image out"):
