@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim import checkpoint as checkpoints
 from worldsim.beginning import first_model, first_weights
@@ -231,6 +232,16 @@ def test_what_moves_as_one_is_left_to_the_camera(stripe_recording: Path, archite
     copying = denoiser.motion_error(frames[:, :-1] - frames[:, 1:], denoiser.pixel_weight(frames, LossConfig()))
     assert terms["motion"] < 0.4 * copying
     assert terms["local"] < 0.35  # pixels, of about one
+
+
+def test_the_operations_of_a_training_are_counted(stripe_recording: Path):
+    """A hook on every module, as PyTorch's counter sets one, finds no tensor that it cannot follow back."""
+    world = EpisodeDataset.open(stripe_recording).spec
+    config = dataclasses.replace(TINY, camera=True)
+    denoiser, clip = checkpoints.build(config, world), turning(2, 3, 0, world)
+    with FlopCounterMode(display=False) as counter:
+        denoiser.loss(clip, noise_for(clip, config), LossConfig())["loss"].backward()
+    assert counter.get_total_flops() > 0
 
 
 def test_a_checkpoint_without_a_camera_gains_one():

@@ -251,7 +251,7 @@ class Network(nn.Module, abc.ABC):
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         around = shown_BTHWc
         if self.config.surrounded:
-            around = self.around(shown_BTHWc, made.tokens[:, 0].detach(), clean_cond_BTC)
+            around = self.around(shown_BTHWc, made.tokens[:, 0].detach(), clean_cond_BTC.detach())
         sources = around.flatten(0, 1), recalled.flatten(0, 1)
         blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
         estimate, moved, moves, local, flow = (
