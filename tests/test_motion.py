@@ -62,8 +62,33 @@ def test_warp_keeps_to_the_pixels_around_the_place():
         assert (moved[f, i, j] >= patch.amin(0)).all() and (moved[f, i, j] <= patch.amax(0)).all()
 
 
+def test_warp_limits_no_more_than_that():
+    """What it fetches is the bicubic value, limited to the range that pooling finds around the nearest pixel, to the bit."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 16, 16, generator=rng)
+    flow = 3 * torch.randn(2, 16, 16, 2, generator=rng)
+    at = torch.arange(16) - 7.5
+    places = torch.stack([at + flow[..., 1], at[:, None] + flow[..., 0]], dim=-1) / 8
+    value = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=False)
+    most, least = (
+        sign
+        * F.grid_sample(
+            F.max_pool2d(sign * image, 3, 1, 1), places, mode="nearest", padding_mode="border", align_corners=False
+        )
+        for sign in (1, -1)
+    )
+    expected = value.minimum(most).maximum(least)
+    assert not torch.equal(expected, value)
+    assert torch.equal(warp(image.permute(0, 2, 3, 1), flow), expected.permute(0, 2, 3, 1))
+
+
 def test_blurred_frames_move_as_sharp_ones_do():
-    """Two pixels along a flow of two pixels; nothing by a flow of nothing; with a margin, from there too."""
+    """Two pixels along a flow of two pixels; nothing by a flow of nothing; with a margin, from there too.
+
+    A slope, which blurring leaves alone, stays where it is.
+    """
+    slope = (torch.arange(16.0)[:, None] + 2 * torch.arange(24.0))[None, ..., None].expand(1, 16, 24, 3)
+    assert torch.allclose(warp_blurred(slope, torch.zeros(1, 16, 24, 2))[:, 5:-5, 5:-5], slope[:, 5:-5, 5:-5])
     frame = torch.rand(1, 16, 24, 3, generator=torch.Generator().manual_seed(0))
     still = warp_blurred(frame, torch.zeros(1, 16, 24, 2))
     flow = torch.zeros(1, 16, 24, 2)

@@ -153,9 +153,8 @@ class DetailHead(nn.Module):
             bias = self.out.bias.zero_().view(self.cell**2, -1)
             bias[:, 3] = 1.0
             self.out.weight.view(self.cell**2, sum(self.outputs), -1)[:, -motion:][:, : motion - self.motions[-1]] = 0
-            if (
-                config.camera
-            ):  # heights are there at first, or their parallax could not be learnt; nothing is read off them
+            # heights are there at first, or their parallax could not be learnt; nothing is read off them
+            if config.camera:
                 next(self.follow.parameters())[:, -1] = 0
 
     def forward(

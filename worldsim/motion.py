@@ -144,12 +144,8 @@ class CameraMotion(nn.Module):
         super().__init__()
         self.action_dim = action_dim
         self.hidden = nn.Linear(width + cond_dim, CAMERA_HIDDEN)
-        self.parts = [
-            8,
-            8 * action_dim,
-            3,
-            3 * action_dim,
-        ]  # map of the plane, that per action, parallax, that per action
+        # map of the plane, that per action, parallax, that per action
+        self.parts = [8, 8 * action_dim, 3, 3 * action_dim]
         self.out = nn.Linear(CAMERA_HIDDEN, sum(self.parts))
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
