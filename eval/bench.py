@@ -37,6 +37,7 @@ from worldsim.precision import autocast, fast_dtype, matmul_gflops
 from worldsim.provenance import describe, provenance, write_json
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
+from worldsim.storage import write_atomically
 from worldsim.training_step import ClipSampler, training_draws
 from worldsim.world_model import WorldModel, load
 
@@ -107,7 +108,7 @@ def bench(
             results |= measure()
     results["seconds"] = round(time.perf_counter() - begun, 1)
     write_json(Path(out) / "results.json", results)
-    (Path(out) / "report.md").write_text(report(results), encoding="utf-8")
+    write_atomically(Path(out) / "report.md", report(results).encode())
     return results
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from worldsim.eval.probe import probe
 from worldsim.eval.selftest_register import BY_MEASURE
 from worldsim.provenance import describe, provenance, write_json
+from worldsim.storage import write_atomically
 
 FOLDER = Path("docs/results/cheats")
 """Where the committed report is, from the top of the repository."""
@@ -64,7 +65,7 @@ def cheats(out: str | Path, truth: str | Path = "runs/probe-truth", workers: int
         found[name] = {code: _kept(table) for code, table in asked["families"].items()}
     results = {"command": "python -m worldsim.eval.cheat_report", **provenance(), "tier": "smoke", "cheats": found}
     write_json(Path(out) / "results.json", results)
-    (Path(out) / "README.md").write_text(page(results), encoding="utf-8")
+    write_atomically(Path(out) / "README.md", page(results).encode())
     return results
 
 
@@ -136,6 +137,6 @@ def _filled(text: str, tables: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     if sys.argv[1:] == ["page"]:  # the sentences only, from the numbers that are there
         kept = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
-        (FOLDER / "README.md").write_text(page(kept), encoding="utf-8")
+        write_atomically(FOLDER / "README.md", page(kept).encode())
     else:
         cheats(FOLDER)

@@ -26,6 +26,7 @@ from worldsim.eval.showcase import SHOWCASE, showcase_scripts
 from worldsim.eval.trials import Script, Truth, dream, rollout_of, simulate, stack_actions
 from worldsim.metrics import moving_pixels
 from worldsim.provenance import describe, provenance, write_json
+from worldsim.storage import write_atomically
 from worldsim.world_model import WorldModel, load
 
 DEMO_FRAMES = 48
@@ -93,14 +94,13 @@ def demo(
         "seconds": round(time.perf_counter() - started, 1),
     }
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     cards = [
         _card(model, row, script, i, truth, dreamt, errors)
         for i, (row, script) in enumerate(zip(rows, scripts, strict=True))
     ]
     page = folder / "index.html"
-    page.write_text(_render(results, cards), encoding="utf-8")
-    (folder / "demo.webp").write_bytes(_picture(truth, dreamt, round(1000 / model.spec.frame_rate_hz)))
+    write_atomically(page, _render(results, cards).encode())
+    write_atomically(folder / "demo.webp", _picture(truth, dreamt, round(1000 / model.spec.frame_rate_hz)))
     write_json(folder / "results.json", results)
     return Demo(page=page, summary=_summary(results, page), results=results)
 

@@ -51,6 +51,7 @@ from worldsim.eval.world_report import world_markdown
 from worldsim.metrics import moving_pixels
 from worldsim.provenance import provenance, write_json
 from worldsim.rollout import Rollout
+from worldsim.storage import write_atomically
 from worldsim.world_model import WorldModel, load
 
 HORIZONS = (1, 8, 32)
@@ -120,7 +121,7 @@ def quality(
     }
     write_json(job.out / "results.json", results)
     text = markdown(results) if arena else world_markdown(results)
-    (job.out / "report.md").write_text(text, encoding="utf-8")
+    write_atomically(job.out / "report.md", text.encode())
     parts.clear()
     return results
 

@@ -15,6 +15,7 @@ from worldsim.eval.bench import report as bench_report
 from worldsim.eval.probe_report import verdicts
 from worldsim.eval.quality_report import claims_table, table
 from worldsim.provenance import describe
+from worldsim.storage import write_atomically
 
 FOLDER = Path("docs/results/arena-small")
 """Where the embedded checkpoint's reports are kept, from the top of the repository."""
@@ -71,4 +72,4 @@ def filled(text: str, folder: Path) -> str:
 
 if __name__ == "__main__":
     page = Path("README.md")
-    page.write_text(filled(page.read_text(encoding="utf-8"), FOLDER), encoding="utf-8")
+    write_atomically(page, filled(page.read_text(encoding="utf-8"), FOLDER).encode())

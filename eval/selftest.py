@@ -26,6 +26,7 @@ from worldsim.eval.selftest_record import keep, made_by
 from worldsim.eval.selftest_register import CHECKED, LEAST_NUISANCE, MOST_SIDE_EFFECT, MOST_TARGETED, REGISTERED
 from worldsim.eval.truths import Truths
 from worldsim.provenance import provenance, write_json
+from worldsim.storage import write_atomically
 
 
 def selftest(
@@ -69,7 +70,7 @@ def selftest(
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     write_json(Path(out) / "results.json", results)
-    (Path(out) / "matrix.png").write_bytes(picture(matrix))
+    write_atomically(Path(out) / "matrix.png", picture(matrix))
     if record is not None:
         tested = {code: {"broken": broken[code], "skill": column["skill"]} for code, column in matrix.items()}
         keep(tested, tier, Path(record))

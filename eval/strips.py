@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from worldsim.storage import write_atomically
 
 _PAPER, _INK, _SHADE = (255, 255, 255), (40, 40, 40), (205, 214, 235)
 _LABEL_WIDTH, _HEADER, _GAP = 78, 18, 2
@@ -75,8 +78,8 @@ def _cross(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
 
 
 def save_strip(path: str | os.PathLike[str], strip: Image.Image) -> Path:
-    """Write a strip as PNG; parent folders are made."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(target, compress_level=6)
+    """Write a strip as PNG, whole or not at all; parent folders are made."""
+    target, content = Path(path), io.BytesIO()
+    strip.save(content, "PNG", compress_level=6)
+    write_atomically(target, content.getvalue())
     return target

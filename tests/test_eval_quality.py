@@ -17,6 +17,7 @@ from worldsim.errors import UsageError
 from worldsim.eval.gaps import action_gap, gap_scripts
 from worldsim.eval.longrun import long_run
 from worldsim.eval.quality import quality
+from worldsim.eval.strips import film_strip, save_strip
 from worldsim.eval.trials import QUALITY_SEED, Truth, dream, make_arena, recorded_scripts, simulate, stack_actions
 from worldsim.spec import WorldSpec
 from worldsim.world_model import untrained
@@ -144,3 +145,15 @@ def test_questions_that_cannot_be_answered_are_refused(spec: WorldSpec, tmp_path
     with pytest.raises(UsageError, match="behaviours of its own"):
         quality(untrained(spec), tmp_path, 2, policy="module:function")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_strip_takes_the_place_of_the_last_one_whole(tmp_path: Path) -> None:
+    """Whoever is reading the old file reads it to its end; nothing else is left in the folder."""
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    first = save_strip(tmp_path / "strips" / "strip_best.png", film_strip({"truth": frames}, (1, 2)))
+    (tmp_path / "kept.png").hardlink_to(first)
+    before = (tmp_path / "kept.png").read_bytes()
+    save_strip(first, film_strip({"truth": frames + 255}, (1, 2)))
+    assert (tmp_path / "kept.png").read_bytes() == before != first.read_bytes()
+    assert [path.name for path in first.parent.iterdir()] == ["strip_best.png"]
+    assert np.asarray(Image.open(first)).shape == np.asarray(Image.open(tmp_path / "kept.png")).shape

@@ -193,7 +193,10 @@ def test_page_needs_nothing_else(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_library_manners(path: Path) -> None:
-    """Public things are documented; nothing prints but the command line; no error or warning is silenced wholesale."""
+    """Public things are documented; nothing prints but the command line; no error or warning is silenced wholesale.
+
+    No file is written under its final name: a killed program would leave half of it.
+    """
     tree = tree_of(path)
     assert ast.get_docstring(tree), f"{path.name} has no docstring"
     for owner in ast.walk(tree):
@@ -209,6 +212,10 @@ def test_library_manners(path: Path) -> None:
             called = ast.unparse(node.func)
             assert called != "print" or path.name == "cli.py", f"{path.name}:{node.lineno} prints"
             assert called not in ("warnings.filterwarnings", "warnings.simplefilter"), f"{path.name}:{node.lineno}"
+            in_place = called.endswith((".write_text", ".write_bytes")) and "temporary" not in called
+            assert not in_place, (
+                f"{path.name}:{node.lineno} writes in place: worldsim.storage.write_atomically does not"
+            )
 
 
 def test_names_tell_what_is_inside() -> None:
