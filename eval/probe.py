@@ -8,6 +8,7 @@ film strips chosen by rule.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -162,10 +163,9 @@ def _save_columns(path: Path, measured: Mapping[str, Measured]) -> None:
         for row, scores in one.scores.items()
         for name, column in scores.columns.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, **columns)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **columns)
+    write_atomically(path, content.getvalue())
 
 
 def _fingerprint(predictor: Predictor, name: str) -> str:

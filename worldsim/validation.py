@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from worldsim import rollout as rollouts
 from worldsim.dataset import FrameCache
 from worldsim.metrics import laplacian_energy, moving_error, moving_pixels
+from worldsim.storage import write_atomically
 
 WINDOWS_OF_EPISODE = 4
 """Most windows that an episode is asked for: more of the same hardly tell more."""
@@ -102,8 +104,6 @@ def save_strips(path: Path, held_out: ValidationSet, dream: UInt8[np.ndarray, "b
         last = held_out.frames[index, held_out.context_steps]
         for frames in (held_out.truth[index], dream[index]):
             rows.append(np.concatenate([last if t == 0 else frames[t - 1] for t in times], axis=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    picture = Image.fromarray(np.concatenate(rows, axis=0))
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(temporary, format="PNG")
-    temporary.replace(path)
+    picture, content = Image.fromarray(np.concatenate(rows, axis=0)), io.BytesIO()
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(content, format="PNG")
+    write_atomically(path, content.getvalue())
