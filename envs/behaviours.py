@@ -32,6 +32,7 @@ from worldsim.envs.tracks import (
     fidget,
     glance,
     look_away,
+    mostly_down,
     none,
     orbit_constant,
     orbit_there_and_back,
@@ -39,7 +40,7 @@ from worldsim.envs.tracks import (
     tilt_fidget,
 )
 
-BEHAVIOURS_VERSION = 3  # raise it whenever the same seed would give other episodes
+BEHAVIOURS_VERSION = 4  # raise it whenever the same seed would give other episodes
 SceneRule = Callable[[np.random.Generator], dict[str, Any]]
 
 _BODY_REACH = HALF_FLOOR - 0.115  # m; bodies of every size start within
@@ -214,7 +215,7 @@ BEHAVIOURS = (
     ),
     Behaviour(
         name="twitch",
-        weight=0.2,
+        weight=0.15,
         scenes=(any_scene, gliding, behind_curtain),
         orbits=(none, none, fidget),
         curtains=(curtain_twitch,),
@@ -222,12 +223,22 @@ BEHAVIOURS = (
     Behaviour(name="fidget_push", weight=0.08, pushes=(fidgeting,)),
     Behaviour(
         name="fidget",
-        weight=0.22,
+        weight=0.12,
         scenes=(any_scene, any_scene, gliding, behind_curtain),
         pushes=(fidgeting,),
         orbits=(none, fidget),
         tilts=(none, none, tilt_fidget),
         curtains=(none, curtain_fidget),
+    ),
+    # As whoever samples the action space: no control knows of its stops.
+    Behaviour(
+        name="sampled",
+        weight=0.15,
+        scenes=(any_scene, gliding, behind_curtain),
+        pushes=(fidgeting,),
+        orbits=(none, fidget),
+        tilts=(mostly_down, mostly_down, fidget),
+        curtains=(mostly_down, fidget),
     ),
 )
 

@@ -159,6 +159,14 @@ def curtain_fidget(rng: np.random.Generator, steps: int) -> Rates:
     return _between(rng, steps, full=1.0 / CURTAIN_STEP)
 
 
+def mostly_down(rng: np.random.Generator, steps: int) -> Rates:
+    """Hold random rates, two in three of them downwards, for 1 to 4 steps each, also where the lower stop holds against them."""
+    pieces = []
+    for _ in range(steps):
+        pieces.append((int(rng.integers(1, 5)), rng.uniform(-1, 0.5)))
+    return _pieces(steps, pieces)
+
+
 def _between(rng: np.random.Generator, steps: int, *, full: float) -> Rates:
     """Go to random places between a stop and ``full`` (steps at rate 1 away from it), as near as time allows, or rest."""
     pieces: list[tuple[int, float]] = []

@@ -145,6 +145,23 @@ def test_controls_are_also_pressed_against_their_stops() -> None:
     assert np.mean(heights * CURTAIN_STEP > 1 + 1e-6) > 0.05
 
 
+def test_every_control_is_also_driven_against_every_stop() -> None:
+    """A good share of steps asks a camera that is level to look down, or a curtain on the floor to fall, and the other way round.
+
+    Who samples actions does nothing else, and a model that has never seen it does not know that nothing happens.
+    """
+    rng = np.random.default_rng(4)
+    plans = np.stack([choose_behaviour(rng).plan(rng, some_facts(rng), STEPS) for _ in range(400)])
+    for name, step in (("tilt", TILT_STEP / TILT_STOP), ("curtain", CURTAIN_STEP)):
+        rates = plans[..., ACTION_NAMES.index(name)]
+        place, down, up = np.zeros(len(rates)), 0, 0
+        for rate in rates.T:
+            down += np.sum((place == 0) & (rate < -0.1))
+            up += np.sum((place == 1) & (rate > 0.1))
+            place = np.clip(place + step * rate, 0, 1)
+        assert down > 0.04 * rates.size and up > 0.004 * rates.size, name
+
+
 def test_there_and_back_returns() -> None:
     """Every excursion of the there-and-back orbit is undone, so that the same view is seen again."""
     for key in range(50):
