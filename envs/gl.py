@@ -12,6 +12,8 @@ import os
 import platform
 import sys
 
+import numpy as np
+
 from worldsim.errors import UsageError
 
 _INSTALL = (
@@ -79,9 +81,8 @@ def open_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
     """Return a renderer for frames of ``height`` x ``width`` pixels, on a back end chosen for this machine.
 
     Raises:
-        UsageError: no OpenGL could be had; the text names the packages to install. Or none in a forked process.
+        UsageError: no OpenGL could be had; the text names the packages to install.
     """
-    check_process()
     try:
         choose_backend()
         renderer = mujoco.Renderer(model, height, width, max_geom=64)
@@ -90,3 +91,22 @@ def open_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Rend
         return renderer
     except (ImportError, OSError, RuntimeError, AttributeError, mujoco.FatalError) as error:
         raise _no_opengl(error) from error
+
+
+def render(renderer: mujoco.Renderer) -> np.ndarray:
+    """Return what the renderer draws: OpenGL's buffer, which the next drawing overwrites.
+
+    Raises:
+        UsageError: another thread is still drawing with it: a context of OpenGL is of one thread.
+    """
+    try:
+        return renderer.render()
+    except Exception as error:  # EGL's and GLFW's errors share no class
+        if "BAD_ACCESS" not in str(error):
+            raise
+        raise UsageError(
+            "drawing",
+            got="another thread than the one that has drawn with this environment",
+            allowed="one thread for each environment: OpenGL is of the thread that uses it",
+            fix="make an environment in each thread, or close() this one where it was used before it goes on elsewhere",
+        ) from error

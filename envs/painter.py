@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from worldsim.envs.gl import check_process, mujoco, open_renderer
+from worldsim.envs.gl import check_process, mujoco, open_renderer, render
 from worldsim.envs.scene import SceneSpec
 from worldsim.envs.simulation import Simulation
 
@@ -37,7 +37,7 @@ class Painter:
 
     def frame(self, simulation: Simulation) -> UInt8[np.ndarray, "h w 3"]:
         """Return the colours."""
-        image = self._open(simulation).render()
+        image = render(self._open(simulation))
         total = image[0::SUPERSAMPLE].astype(np.uint16)
         total += image[1::SUPERSAMPLE]
         total = total[:, 0::SUPERSAMPLE] + total[:, 1::SUPERSAMPLE]
@@ -47,7 +47,7 @@ class Painter:
         """Return the entity of each pixel (upper left sample), numbered as in `ENTITY_NAMES`."""
         renderer = self._open(simulation)
         renderer.enable_segmentation_rendering()
-        geoms = renderer.render()[::SUPERSAMPLE, ::SUPERSAMPLE, 0]
+        geoms = render(renderer)[::SUPERSAMPLE, ::SUPERSAMPLE, 0]
         renderer.disable_segmentation_rendering()
         return np.where(geoms >= 0, simulation.entity_of_geom[geoms], 0).astype(np.int32)
 
@@ -55,7 +55,7 @@ class Painter:
         """Return the distance along the line of sight's axis in m; the sky is as far as the camera sees."""
         renderer = self._open(simulation)
         renderer.enable_depth_rendering()
-        depth = renderer.render()[::SUPERSAMPLE, ::SUPERSAMPLE].copy()
+        depth = render(renderer)[::SUPERSAMPLE, ::SUPERSAMPLE].copy()
         renderer.disable_depth_rendering()
         return depth
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from worldsim.envs.camera import ELEVATION_RANGE, field_of_view, project, ring_p
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.scene import COLOURS, ENTITY_NAMES, HALF_FLOOR, PALETTE, SceneSpec
 from worldsim.envs.state import STATE_NAMES, element
+from worldsim.errors import UsageError
 
 
 def _action(**rates: float) -> np.ndarray:
@@ -152,3 +154,26 @@ def test_what_was_not_drawn_can_be_drawn_later() -> None:
     assert np.array_equal(env.frames_of(SceneSpec.from_json(env.save_state()["scene"]), moments), frames)
     assert np.array_equal(env.moment, before)
     env.close()
+
+
+def test_an_environment_is_of_the_thread_that_draws_with_it() -> None:
+    """Another thread is told so while the first one draws with it; once it is closed there, it goes on in the other."""
+    env = ArenaEnv(height=32, width=32)
+    env.reset(seed=0)
+    said: list[str] = []
+
+    def draw() -> None:
+        try:
+            env.step(_action())
+            env.close()
+            said.append("drawn")
+        except UsageError as error:
+            said.append(str(error))
+
+    for close in (False, True):
+        if close:
+            env.close()
+        thread = threading.Thread(target=draw)
+        thread.start()
+        thread.join()
+    assert "thread" in said[0] and "close()" in said[0] and said[1] == "drawn"
