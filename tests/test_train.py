@@ -192,6 +192,15 @@ def test_run_folder_of_other_settings_is_refused(stripe_recording: Path, tmp_pat
         train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=other, progress=False)
 
 
+@pytest.mark.parametrize("other", [{"steps": 3}, {"minutes": 1.0}])
+def test_a_run_is_as_long_as_it_was_planned(stripe_recording: Path, tmp_path: Path, other: dict[str, float]):
+    """Learning rates fall towards the end that was planned: who asks for another is told how to train on."""
+    train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=QUICK, progress=False)
+    with pytest.raises(UsageError, match=rf"{next(iter(other))}: .*2 steps.*--init"):
+        train(stripe_recording, tmp_path / "run", preset="nano", config=QUICK, progress=False, **other)
+    train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=QUICK, progress=False)
+
+
 def test_training_can_begin_from_a_checkpoint(stripe_recording: Path, tmp_path: Path):
     """`init` starts from given weights: with no step's worth of learning rate they would stay; the sizes are theirs."""
     first = train(stripe_recording, tmp_path / "a", preset="nano", steps=2, config=QUICK, progress=False)

@@ -198,7 +198,16 @@ class _Run:
         """Return the number of steps of this run, fixed at its first start and stored in ``run.json``."""
         plan = self.out / PLAN
         if plan.is_file() and self.step > 0:
-            return int(json.loads(plan.read_text())["steps"])
+            begun = json.loads(plan.read_text())
+            for name, asked, was in (("steps", steps, begun["steps"]), ("minutes", minutes, begun["minutes_asked"])):
+                if asked not in (None, was):
+                    raise UsageError(
+                        name,
+                        got=f"{asked} for the run in {self.out}, {self.step} steps of which are done",
+                        allowed=f"what its learning rates were planned for: {begun['steps']} steps",
+                        fix=f"the command it was begun with, or another run from where this one is: --init {self.out} --out OTHER",
+                    )
+            return int(begun["steps"])
         if (minutes is None) == (steps is None):
             raise UsageError(
                 "minutes, steps",
