@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_run_folder_of_other_settings_is_refused(stripe_recording: Path, tmp_pat
 
 
 @pytest.mark.parametrize("other", [{"steps": 3}, {"minutes": 1.0}])
-def test_a_run_is_as_long_as_it_was_planned(stripe_recording: Path, tmp_path: Path, other: dict[str, float]):
+def test_a_run_is_as_long_as_it_was_planned(stripe_recording: Path, tmp_path: Path, other: dict[str, Any]):
     """Learning rates fall towards the end that was planned: who asks for another is told how to train on."""
     train(stripe_recording, tmp_path / "run", preset="nano", steps=2, config=QUICK, progress=False)
     with pytest.raises(UsageError, match=rf"{next(iter(other))}: .*2 steps.*--init"):
