@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from worldsim.checkpoint import resolve
 from worldsim.dataset import EpisodeDataset
-from worldsim.denoiser import LossConfig
 from worldsim.envs.arena import ArenaEnv
 from worldsim.envs.painter import Painter
 from worldsim.envs.record import record_shards, recording_header
 from worldsim.envs.scene import SceneSpec
 from worldsim.eval.quality_report import table
 from worldsim.eval.trials import check_arena, make_arena
+from worldsim.losses import LossConfig
 from worldsim.optim import OptimConfig, make_optimizers
 from worldsim.precision import autocast, fast_dtype, matmul_gflops
 from worldsim.provenance import describe, provenance, write_json

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim import checkpoint as checkpoints
 from worldsim.config import PRESETS, ModelConfig, preset
-from worldsim.denoiser import Clip, Denoiser, LossConfig
+from worldsim.denoiser import Clip, Denoiser
 from worldsim.draws import draw
+from worldsim.losses import LossConfig
 from worldsim.rollout import Rollout
 from worldsim.spec import WorldSpec
 

@@ -12,11 +12,12 @@ import torch
 from worldsim import checkpoint as checkpoints
 from worldsim.attention import rotary_phases, rotate
 from worldsim.config import ARCHITECTURES, PRESETS, ModelConfig, preset
-from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, step_index, to_uint8, to_unit
+from worldsim.denoiser import Clip, Context, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.detail import FLOW_PIXELS, DetailHead, depth_to_space, space_to_depth
 from worldsim.draws import draw
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
+from worldsim.losses import LossConfig, motion_error, pixel_weight
 from worldsim.motion import warp
 from worldsim.own_context import dream_on
 from worldsim.readout import Read
@@ -221,6 +222,22 @@ def test_patches_round_trip():
     assert space_to_depth(x, 4).shape == (2, 2, 3, 48)
 
 
+def test_where_nothing_can_be_recalled_nothing_is():
+    """A head that would show the recalled picture alone has no share of it in frames that have none, and learns from them all the same."""
+    torch.manual_seed(0)
+    head = DetailHead(TINY, cond_dim=TINY.cond_width + 2)
+    with torch.no_grad():
+        head.out.bias.view(TINY.fine_patch**2, -1)[:, 4] = 8.0
+    tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, TINY.cond_width + 2)
+    previous, recalled = (torch.rand(2, 2, 32, 32, 3) * 2 - 1).unbind(0)
+    recalled.requires_grad_()
+    estimate = head(tokens, cells, previous, recalled, torch.tensor([False, True]), cond).estimate
+    assert torch.allclose(estimate[0], recalled[0], atol=0.01)
+    assert (estimate[1] - recalled[1]).abs().mean() > 0.1
+    (slope,) = torch.autograd.grad(estimate[1].sum(), head.out.weight)
+    assert bool(slope.isfinite().all()) and bool(slope.any())
+
+
 def test_what_stays_stays_to_the_bit():
     """A pixel that hardly moves and whose other shares are small is the previous one, whatever else is offered."""
     torch.manual_seed(0)
@@ -234,14 +251,14 @@ def test_what_stays_stays_to_the_bit():
             parameter.mul_(0.1)
     tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, TINY.cond_width + 2)
     previous, recalled = (torch.rand(2, 2, 32, 32, 3) * 2 - 1).unbind(0)
-    previous = to_unit(to_uint8(previous))
+    previous, nothing = to_unit(to_uint8(previous)), torch.zeros(2, dtype=torch.bool)
     with torch.no_grad():
-        estimate = head(tokens, cells, previous, recalled, cond).estimate
+        estimate = head(tokens, cells, previous, recalled, nothing, cond).estimate
         assert torch.equal(to_uint8(estimate), to_uint8(previous))
         outputs[:, 3] = -4.0
-        assert not torch.isclose(head(tokens, cells, previous, recalled, cond).estimate, previous).all()
+        assert not torch.isclose(head(tokens, cells, previous, recalled, nothing, cond).estimate, previous).all()
         outputs[:, 3], outputs[:, 10:12] = 4.0, 1 / FLOW_PIXELS
-        assert not torch.isclose(head(tokens, cells, previous, recalled, cond).estimate, previous).all()
+        assert not torch.isclose(head(tokens, cells, previous, recalled, nothing, cond).estimate, previous).all()
 
 
 def test_rare_and_small_motions_count():
@@ -249,13 +266,13 @@ def test_rare_and_small_motions_count():
     frames = torch.full((1, 3, 32, 32, 3), 0.5)
     frames[:, 1, 15:17, 15:17] = -0.5  # little changes into frame 1, everything into frame 2
     frames[:, 2] = -frames[:, 1]
-    weight = Denoiser.pixel_weight(frames, LossConfig())[..., 0]
+    weight = pixel_weight(frames, LossConfig())[..., 0]
     assert weight.mean() == pytest.approx(1, abs=1e-4)
     change = (frames[:, 1:] - frames[:, :-1]).square().mean(-1)
     little, much = (weight * change).sum((-1, -2))[0]
     assert weight[0, 0, 16, 16] > 5 * weight[0, 0, 2, 2]
     assert 0.02 < little / much < 1 and change[0, 0].sum() / change[0, 1].sum() < 0.005
-    unbalanced = Denoiser.pixel_weight(frames, LossConfig(change_balance=0.0))[..., 0]
+    unbalanced = pixel_weight(frames, LossConfig(change_balance=0.0))[..., 0]
     ruled, rule = (unbalanced * change).sum((-1, -2))[0]
     assert little / much > 2 * ruled / rule
 
@@ -330,7 +347,7 @@ def test_motion_error_falls_towards_the_true_flow_from_afar():
     for pixels in range(0, 9, 2):
         flow = torch.zeros(1, 32, 32, 2)
         flow[..., 1] = -float(pixels)
-        errors.append(float(Denoiser.motion_error((warp(frame, flow) - target)[None], torch.ones(1, 1, 32, 32, 1))))
+        errors.append(float(motion_error((warp(frame, flow) - target)[None], torch.ones(1, 1, 32, 32, 1))))
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6
 
 

@@ -11,8 +11,9 @@ import torch
 
 from worldsim import checkpoint as checkpoints
 from worldsim.config import ModelConfig
-from worldsim.denoiser import Denoiser, LossConfig
+from worldsim.denoiser import Denoiser
 from worldsim.episode import Readout
+from worldsim.losses import LossConfig
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
 

@@ -17,6 +17,7 @@ from worldsim.draws import Draws
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.gradients import imagine
+from worldsim.motion import elsewhere
 from worldsim.rollout import FrameStream, Rollout, empty_state
 from worldsim.spec import WorldSpec
 from worldsim.state import WorldState
@@ -36,15 +37,18 @@ WORLD = WorldSpec(
     context_steps=2,
     readouts=(Readout(name="state", names=("x", "y", "z"), units=("m", "m", "m")),),
 )
+CAMERA_STD = 0.015
+"""Of what says how a camera moves, which begins at nothing: some steps then leave the view as it was, and some do not."""
 
 
-@pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns", "pyramid"])
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns", "pyramid", "camera"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
     kinds: dict[str, dict[str, Any]] = {
         "dit": {},
         "taking turns": {"time_every": 2},
         "pyramid": {"pyramid": True, "fine_patch": 2},
+        "camera": {"camera": True},
         "unet": {"architecture": "unet", "fine_patch": 2},  # three levels, so that several of them look back
         "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
     }
@@ -55,6 +59,8 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
         for name, parameter in denoiser.named_parameters():
             if any(part in name for part in ("modulation", "out.weight", "action", "gain")):
                 parameter.data.mul_(3 if "gain" in name else 8)
+            if name.endswith("camera.out.weight"):
+                parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)  # as actions move it
     made = Checkpoint(model=config, world=WORLD, weights=denoiser.state_dict(), sampler_steps=2)
     return WorldModel(made, dtype=torch.float32)
 
@@ -161,8 +167,27 @@ def test_a_step_is_the_sampler_over_the_stream(model: WorldModel) -> None:
 
 
 @torch.inference_mode()
+def test_a_camera_that_moves_shows_in_what_is_remembered(model: WorldModel) -> None:
+    """In these dreams some frames were seen from elsewhere and some were not, and something that was seen has left the picture."""
+    state = begin(model.rollout(1), [0, 1, 2])
+    if not model.checkpoint.model.surrounded:
+        assert state.cache.views.numel() == state.cache.around.numel() == 0
+        return
+    shares, seen = [], 0.0
+    for action in actions_of(np.random.default_rng(3), 12):
+        state = model.rollout(1).step(state, np.repeat(action[None], 3, axis=0)).state
+        shares.append(float(elsewhere(state.cache.views).float().mean()))
+        seen = max(seen, float(state.cache.around[..., 3].mean()))
+    rows, columns = state.cache.around.shape[1:3]
+    assert 0.2 < np.mean(shares) < 0.7 and seen > HEIGHT * WIDTH / rows / columns + 0.01
+
+
+@torch.inference_mode()
 def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> None:
-    """Two streams of the same frames, 20,002 frames apart, give the same estimates once older frames are forgotten."""
+    """Two streams of the same frames, 20,002 frames apart, give the same estimates once older frames are forgotten.
+
+    Surroundings forget nothing: they are made alike.
+    """
     network, rng = model.denoiser.network, np.random.default_rng(2)
     near = begin(model.rollout(1), [0], context_steps=9)
     far = near.fork()
@@ -182,6 +207,7 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
             rows.append(stream.commit(frame, frame, state.recent, keep))
             states.append(state.after(frame, action))
         near, far = states
+        far.cache.around.copy_(near.cache.around)
         if t > memory:
             torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
             torch.testing.assert_close(*rows, atol=1e-5, rtol=0)

@@ -10,9 +10,10 @@ import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ARCHITECTURES, ModelConfig
-from worldsim.denoiser import Clip, Context, Denoiser, LossConfig, add_noise, to_unit
+from worldsim.denoiser import Clip, Context, Denoiser, add_noise, to_unit
 from worldsim.draws import Draws
 from worldsim.errors import UsageError
+from worldsim.losses import LossConfig, level_weight
 from worldsim.spec import WorldSpec
 from worldsim.surprise import DRAWS, LEVELS, shared_noise, surprise
 from worldsim.training_step import training_draws
@@ -103,16 +104,18 @@ def in_two_streams(denoiser: Denoiser, frames: np.ndarray, actions: np.ndarray, 
             conds = denoiser.conditions(torch.from_numpy(actions), draws.known, draws)
             noisy = add_noise(unit[:, 1:], draws.noise, levels)
             estimate = denoiser.estimate(Context.of(unit[:, :-1], draws), noisy, conds)
-            weight = denoiser.level_weight(levels, LossConfig())
+            weight = level_weight(levels, LossConfig())
             errors.append((weight * (estimate - unit[:, 1:]).square()).mean((-1, -2, -3)))
     return torch.stack(errors).mean(0).detach().numpy()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "camera"), [*((name, False) for name in ARCHITECTURES), ("dit", True)])
 @pytest.mark.parametrize("window", [16, 3])
-def test_a_walk_is_the_pass_of_training(window: int, architecture: str) -> None:
+def test_a_walk_is_the_pass_of_training(window: int, architecture: str, camera: bool) -> None:
     """Frame by frame the numbers are those of training's two streams, also where the window is shorter than the clip."""
-    denoiser = untrained(dataclasses.replace(CONFIG, window=window, architecture=architecture))
+    denoiser = untrained(dataclasses.replace(CONFIG, window=window, architecture=architecture, camera=camera))
+    if camera:  # at birth nothing moves
+        denoiser.get_parameter("network.head.camera.out.weight").data.normal_(std=0.02)
     frames, actions = clips(1)
     walked = surprise(denoiser, frames, actions, [3])
     assert walked == pytest.approx(in_two_streams(denoiser, frames, actions, 3), rel=1e-5)

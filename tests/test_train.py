@@ -22,9 +22,10 @@ from worldsim import checkpoint as checkpoints
 from worldsim.beginning import first_precision
 from worldsim.config import PRESETS
 from worldsim.dataset import EpisodeDataset, FrameCache
-from worldsim.denoiser import Context, Denoiser, LossConfig, to_unit
+from worldsim.denoiser import Context, Denoiser, to_unit
 from worldsim.draws import draw
 from worldsim.errors import UsageError
+from worldsim.losses import LossConfig
 from worldsim.spec import WorldSpec
 from worldsim.storage import RecordingHeader, build_index, write_shard
 from worldsim.train import TrainConfig, train

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldsim.config import ModelConfig
-from worldsim.motion import size_around
+from worldsim.motion import SURROUNDING_CHANNELS, VIEW_NUMBERS, size_around
 
 Layer = tuple[int, int, int]
 """What an attention layer keeps of a frame: groups, tokens of a group, channels."""
@@ -27,8 +27,10 @@ class StreamCache:
     values: tuple[Tensor, ...]  # (B, G, W, N, K)
     recall_keys: Tensor  # (B, W, N, K)
     patches: Tensor  # (B, W, N, P), pixels -1 .. 1 in float32
+    views: Tensor
+    """From where each frame was seen (B, W, V), as the last one has it (`worldsim.motion.turned`); (B, W, 0) where no surroundings are kept."""
     around: Tensor
-    """The last frame in its surroundings (B, Y, X, 3), of a network that keeps them (`ModelConfig.surrounded`); else (B, 0, 0, 3)."""
+    """The last frame in its surroundings (B, Y, X, 4), of a network that keeps them (`ModelConfig.surrounded`); else (B, 0, 0, 4)."""
 
     @classmethod
     def empty(
@@ -55,27 +57,30 @@ class StreamCache:
             values=rings(),
             recall_keys=torch.zeros(batch, frames, tokens, config.head_dim, dtype=dtype, device=device),
             patches=torch.zeros(batch, frames, tokens, 3 * config.patch**2, device=device),
-            around=torch.zeros(batch, *around, 3, device=device),
+            views=torch.zeros(batch, frames, VIEW_NUMBERS if config.surrounded else 0, device=device),
+            around=torch.zeros(batch, *around, SURROUNDING_CHANNELS, device=device),
         )
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> StreamCache:
         """Undo `tensors`; other entries are passed over. (States of before surroundings were kept have none.)"""
         batch, count = len(tensors["patches"]), sum(name.startswith("keys.") for name in tensors)
+        around = tensors.get("around", tensors["patches"][:0])
         return cls(
             keys=tuple(tensors[f"keys.{layer}"] for layer in range(count)),
             values=tuple(tensors[f"values.{layer}"] for layer in range(count)),
             recall_keys=tensors["recall_keys"],
             patches=tensors["patches"],
-            around=tensors["around"] if "around" in tensors else tensors["patches"].new_zeros(batch, 0, 0, 3),
+            views=tensors.get("views", tensors["patches"][..., 0, :0]),
+            around=around if around.numel() else around.new_zeros(batch, 0, 0, SURROUNDING_CHANNELS),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> StreamCache:
         """Return the cache on ``device``, with what is attended to in ``dtype``; it is itself where it is so already."""
         keys, values = (tuple(ring.to(device, dtype) for ring in rings) for rings in (self.keys, self.values))
         recalled = self.recall_keys.to(device, dtype)
-        patches, around = self.patches.to(device), self.around.to(device)
-        return StreamCache(keys=keys, values=values, recall_keys=recalled, patches=patches, around=around)
+        others = {name: tensor.to(device) for name, tensor in self.pictures().items()}
+        return StreamCache(keys=keys, values=values, recall_keys=recalled, **others)
 
     @classmethod
     def join(cls, caches: Sequence[StreamCache]) -> StreamCache:
@@ -87,7 +92,11 @@ class StreamCache:
         """Return the tensors by name; rows lie along the first axis of each."""
         rings = {"keys": self.keys, "values": self.values}
         named = {f"{name}.{layer}": ring for name, layers in rings.items() for layer, ring in enumerate(layers)}
-        return {**named, "recall_keys": self.recall_keys, "patches": self.patches, "around": self.around}
+        return {**named, "recall_keys": self.recall_keys, **self.pictures()}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Return what keeps the precision of pixels, by name."""
+        return {"patches": self.patches, "views": self.views, "around": self.around}
 
     def select(self, rows: Tensor) -> StreamCache:
         """Return copies of the given rows."""

@@ -1,4 +1,4 @@
-"""Noise, the training loss and its inverse, side by side. Knows the network's call; knows no data files and no world.
+"""Noise, the training loss (`worldsim.losses`) and its inverse, side by side. Knows the network's call; knows no data files and no world.
 
 ``level`` t runs from 0 (noise) to 1 (clean): z = (1 - t) eps + t x (flow matching, Lipman et al. 2023, with
 x-prediction as in JiT, arXiv 2511.13720). ``step size`` d is the inverse of the sampler's number of steps.
@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.draws import Draws
-from worldsim.motion import warp_blurred
+from worldsim.losses import (
+    LossConfig,
+    blurred_error,
+    carried_error,
+    level_weight,
+    motion_error,
+    pixel_weight,
+    view_error,
+)
 from worldsim.network import Network, action_windows
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
@@ -26,26 +33,9 @@ CONTEXT_STEP = 0
 """Step-size index that marks a frame as committed context."""
 
 
-NEAR_PIXELS = 4
-"""How far from a coloured or changing pixel the loss still weighs more: about a body's way in one step."""
-
-CHANGED = 0.125
-"""Least difference between two frames (range -1 .. 1) of a pixel that changes."""
-
-MOTION_BLOCKS = (4, 8)
-"""Sides in pixels of the blocks over which the motion error is also taken."""
-
-
 def step_index(num_steps: int) -> int:
     """Return the index by which the network knows a sampler of ``num_steps`` (1, 2, 4, ...) steps."""
     return 1 + round(math.log2(num_steps))
-
-
-def near(values_BTHW: Tensor) -> Tensor:
-    """Return the largest of the values within `NEAR_PIXELS` of each pixel (B, T, H, W)."""
-    side, border = 2 * NEAR_PIXELS + 1, NEAR_PIXELS
-    rows = F.max_pool2d(values_BTHW, (side, 1), stride=1, padding=(border, 0))  # two passes: far cheaper than a square
-    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, border))
 
 
 def add_noise(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -62,58 +52,6 @@ def to_unit(frames: Tensor) -> Tensor:
 def to_uint8(frames: Tensor) -> Tensor:
     """Undo `to_unit` with rounding and clipping."""
     return ((frames.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What the training loss weighs. Every field is saved with the run."""
-
-    chroma_weight: float = 3.0
-    """Extra weight per unit of chroma (max - min over RGB, 0 .. 1) near where the frame *before* is coloured.
-
-    Small coloured bodies fade first. The weight must not look at the target itself: that would make the best estimate
-    of an uncertain pixel lean towards colour, and dreamed bodies grow without end."""
-    ramp: float = 0.5
-    """Loss weight at level 0; it rises linearly to 1 at level 1 (the ramp of Dreamer 4, arXiv 2509.24527, Eq. 8)."""
-    motion_weight: float = 1.0
-    """Weight of the error of the moved previous frame, which teaches the flow."""
-    blur_weight: float = 2.0
-    """Weight of the same error of blurred frames: a flow whose source is a thin line some pixels away has no slope but there."""
-    change_share: float = 0.5
-    """Share of a frame's weight that lies near the pixels that change, where they come from and where they go to.
-
-    Most pixels of most frames stay, and a pusher is 1 % of them. This weight does look at the target, but it weighs the
-    place left and the place taken alike, so that it favours neither."""
-    change_balance: float = 0.5
-    """Frames weigh by their (weighted) squared change to the power of minus this: 0 lets the frames in which everything
-    moves rule, 1 would make all frames count alike. Unbalanced, a moving camera made 93 % of the loss of copying."""
-    least_change: float = 0.003
-    """Squared change below which frames weigh no more."""
-    robust_weight: float = 0.2
-    """Weight of a pseudo-Huber term: squared error hardly feels a contrast lost by some per cent a frame."""
-    robust_scale: float = 0.01
-    """Error (range -1 .. 1) above which the pseudo-Huber term is linear."""
-    recall_weight: float = 0.3
-    """Weight of the error of what is recalled, which teaches where to look for it."""
-    share_weight: float = 0.01
-    """Weight of the share of pixels that are not moved there from the frame before but recalled or new.
-
-    In a still scene all of them are alike, and without a preference the blend settles on the recalled frame, which
-    brings bodies back to where they were."""
-    local_weight: float = 0.002
-    """Weight of the length of local flows, a pixel, where the camera's motion is estimated too: what it explains is its own."""
-    start_share: float = 0.5
-    """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""
-    context_noise_max: float = 0.05
-    """Context frames are trained with noise drawn uniformly from 0 to this, ..."""
-    context_clean_share: float = 0.3
-    """... but for this share of the clips, whose context carries none."""
-    action_dropout: float = 0.1
-    """Share of clips whose actions are hidden behind the null embedding."""
-    readout_weight: float = 0.1
-    """Weight of reward, termination and named readouts beside the image loss."""
-    readouts_only: bool = False
-    """Whether only the readouts are learnt, on a world that stays as it is to the bit: for another reward, or more state."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,9 +184,9 @@ class Denoiser(nn.Module):
         noisy = add_noise(target, draws.noise, draws.level)
         conds = self.conditions(clip.actions, draws.known, draws)
         estimate, copies = self.network(seen.shown, seen.noised, noisy, *conds)
-        pixels = self.pixel_weight(frames, config) if pixels is None else pixels
-        motion = self.motion_error(copies.moved - target, pixels)
-        blurred = self.blurred_error(copies.around, copies.flow, target, pixels)
+        pixels = pixel_weight(frames, config) if pixels is None else pixels
+        motion = motion_error(copies.moved - target, pixels)
+        blurred = blurred_error(copies.around, copies.flow, target, pixels)
         recall = (pixels * (copies.recalled - target).square()).mean()
         made_up = (pixels * (1 - copies.moves)).mean()
         finest = draws.num_steps == self.network.config.max_steps
@@ -258,11 +196,15 @@ class Denoiser(nn.Module):
             target = target.index_copy(0, rows, goal)
         squared = (estimate - target).square()
         robust = config.robust_scale * ((1 + squared / config.robust_scale**2).sqrt() - 1)
-        weight = pixels * self.level_weight(draws.level, config)
+        weight = pixels * level_weight(draws.level, config)
         image = (weight * (squared + config.robust_weight * robust)).mean()
         total = image + config.motion_weight * motion + config.recall_weight * recall + config.share_weight * made_up
         total = total + config.blur_weight * blurred
         terms = {"image": image, "motion": motion, "blurred": blurred, "recall": recall, "made_up": made_up}
+        if self.network.config.surrounded and shown.shape[1] > 1:
+            terms["carried"] = carried_error(shown, copies.around, copies.maps)
+            terms["view"] = view_error(shown, copies.maps)
+            total = total + config.motion_weight * (terms["carried"] + terms["view"])
         if self.network.config.camera:
             terms["local"] = copies.local.float().norm(dim=-1).mean()
             total = total + config.local_weight * terms["local"]
@@ -309,54 +251,6 @@ class Denoiser(nn.Module):
         """Freeze everything but the readout head."""
         self.requires_grad_(False)
         self.network.readout.requires_grad_(True)
-
-    @staticmethod
-    def pixel_weight(frames: Tensor, config: LossConfig, average: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
-        """Weight (B, T, H, W, 1) of each pixel of frames 1 .. T, 1 on average: colour before and change weigh more.
-
-        ``frames`` (B, T+1, H, W, 3), -1 .. 1; ``average`` takes the mean over all frames of a step, of which these may be
-        a part.
-        """
-        before = frames[:, :-1]
-        change = frames[:, 1:] - before
-        chroma = (before.amax(-1) - before.amin(-1)) / 2
-        colour = 1 + config.chroma_weight * near(chroma.clamp(min=0))
-        colour = colour / colour.mean((-1, -2), keepdim=True)
-        moving = near((change.abs().amax(-1) > CHANGED).float())
-        area = moving.mean((-1, -2), keepdim=True)
-        share = config.change_share * (area > 0)
-        weight = (1 - share) * colour + share * moving / area.clamp(min=1e-6)  # 1 on average in every frame
-        size = (weight * change.square().mean(-1)).mean((-1, -2), keepdim=True)
-        balance = size.clamp(min=config.least_change) ** -config.change_balance
-        return (weight * balance / average(balance))[..., None]
-
-    @staticmethod
-    def motion_error(difference: Tensor, weight: Tensor) -> Tensor:
-        """Squared error of the moved frames, pixel by pixel and of means over blocks of several sizes.
-
-        The photometric loss of unsupervised optical flow (Yu et al. 2016). It reaches the flow where the gate is shut,
-        and the blocks tell of motions longer than the edges in a picture are wide.
-        """
-        error = (weight * difference.square()).mean()
-        blurred = difference.flatten(0, 1).permute(0, 3, 1, 2)
-        weight = weight.flatten(0, 1).permute(0, 3, 1, 2)
-        for side in MOTION_BLOCKS:
-            of_block = F.avg_pool2d(weight, side, side // 2)
-            error = error + side / 2 * (of_block * F.avg_pool2d(blurred, side, side // 2).square()).mean()
-        return error
-
-    @staticmethod
-    def blurred_error(around: Tensor, flow: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Squared error of the frames before, blurred and then moved (coarse to fine, as in Bergen et al. 1992)."""
-        flow = flow.flatten(0, 1).float()
-        moved = warp_blurred(around.flatten(0, 1).float(), flow)
-        wanted = warp_blurred(target.flatten(0, 1), torch.zeros_like(flow))
-        return (weight.flatten(0, 1) * (moved - wanted).square()).mean()
-
-    @staticmethod
-    def level_weight(level: Tensor, config: LossConfig) -> Tensor:
-        """Weight (B, T, 1, 1, 1) of each level: one ramp, never a second 1 / (1 - t)^2."""
-        return (config.ramp + (1 - config.ramp) * level)[..., None, None, None]
 
     @torch.no_grad()
     def shortcut_goal(self, context: Context, noisy: Tensor, actions: Tensor, draws: Draws) -> Tensor:

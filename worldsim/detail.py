@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
-from worldsim.motion import CameraMotion, middle, projective_flow, settle, warp
+from worldsim.motion import CameraMotion, comes_back, middle, projective_flow, settle, warp
 
 FLOW_PIXELS = 16.0
 """Pixels of motion per unit of the head's flow output: one optimiser step then moves the flow visibly."""
@@ -21,8 +21,14 @@ FLOW_PIXELS = 16.0
 SHARE_FLOOR = 0.1
 """Smaller shares of a pixel's blend count as none: a share that is only nearly closed would leak a little every frame."""
 
+SHUT = 1e4
+"""Logit of a share, with a minus, that has nothing to give."""
+
 CAMERA_WEIGHT = 2.0
 """Logit of how much the camera's motion counts at a pixel, to begin with."""
+
+RETURN_WEIGHT = 4.0
+"""What is added, to begin with, to the logit of the moved share where what was seen before comes back into the picture."""
 
 PIXEL_HIDDEN = 4
 """Values that a cell hands to the convolutions over its pixels, beside candidates and shares."""
@@ -69,6 +75,15 @@ class ConvBlock(nn.Module):
         y = F.silu(normalise(x_FhwE) * (1 + scale) + shift)
         y = F.silu(self.first(y.permute(0, 3, 1, 2)))
         return x_FhwE + self.second(y).permute(0, 2, 3, 1)
+
+
+def decided(shares: Tensor) -> Tensor:
+    """Return shares (..., S) without those below `SHARE_FLOOR`, with a sum of 1; gradients pass as if none had been taken away.
+
+    A share that is shut could not open again otherwise.
+    """
+    kept = F.relu(shares - SHARE_FLOOR)
+    return shares + (kept / kept.sum(dim=-1, keepdim=True) - shares).detach()
 
 
 def pixel_convolutions(inputs: int, outputs: int) -> nn.Sequential:
@@ -129,7 +144,8 @@ class DetailHead(nn.Module):
     on imperfect ones (`worldsim.own_context`). The flow is a free part and one that is linear in the action (as the
     locally linear dynamics of Watter et al. 2015, at every pixel). Where a camera moves (`ModelConfig.camera`), the motion of
     the whole picture is added to it, weighed at every pixel, and what comes from beyond the border comes from the previous
-    frame's surroundings (`worldsim.motion`).
+    frame's surroundings (`worldsim.motion`). Where these were seen before, the camera's motion alone brings them back: of what
+    lies outside the network sees nothing that could tell how it moves by itself.
     """
 
     def __init__(self, config: ModelConfig, cond_dim: int) -> None:
@@ -141,6 +157,7 @@ class DetailHead(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
         self.camera = CameraMotion(config.width, cond_dim, self.action_dim) if config.camera else None
+        self.returning = nn.Parameter(torch.tensor([RETURN_WEIGHT])) if config.surrounded else None
         # flow, how much the camera's counts, flow per action, height above what the camera's map is of
         self.motions = [2, int(config.camera), 2 * self.action_dim, int(config.camera)]
         motion = sum(self.motions)
@@ -163,11 +180,13 @@ class DetailHead(nn.Module):
         cells_FhwE: Tensor,
         around_FYXc: Tensor,
         recalled_FHWc: Tensor,
+        nothing_F: Tensor,
         cond_FC: Tensor,
     ) -> Blend:
         """Return the clean frame estimate and what it is made of.
 
-        ``around`` is the previous frame in its surroundings, or alone where nothing is known of them.
+        ``around`` is the previous frame in its surroundings, or alone where nothing is known of them; ``recalled`` has
+        no share where there was ``nothing`` to recall.
         """
         previous_FHWc = middle(around_FYXc, *recalled_FHWc.shape[1:3])
         tokens_FRCD = normalise(tokens_FRCD)
@@ -179,17 +198,22 @@ class DetailHead(nn.Module):
         pixels = depth_to_space(self.out(cells), self.cell)
         values, hidden, motion = pixels.split(self.outputs, dim=-1)
         local, weight, heights = self.flow(previous_FHWc, hidden, motion, cond_FC)
-        flow = local
+        flow, raised = local, torch.zeros_like(local[..., :1])
         if self.camera is not None:
             maps = self.camera(tokens_FRCD.flatten(1, 2), cond_FC)
             height, width = previous_FHWc.shape[1:3]
             flow = local + weight * projective_flow(maps, height, width, heights)
-        moved = warp(around_FYXc.float(), settle(flow).float())
+            if self.returning is not None:
+                plane = projective_flow(maps, height, width)
+                back = comes_back(around_FYXc, plane)
+                flow, local, raised = torch.where(back, plane, flow), local * ~back, self.returning * back
+        moved = warp(around_FYXc[..., :3].float(), settle(flow).float())
         seen = torch.cat([previous_FHWc, moved, recalled_FHWc, values, hidden], dim=-1).to(pixels.dtype)
         values = (values + self.retouch(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).float()
         new, shares = values.split(3, dim=-1)
-        shares = F.relu(shares.softmax(dim=-1) - SHARE_FLOOR)
-        moves, returns, appears = (shares / shares.sum(dim=-1, keepdim=True)).split(1, dim=-1)
+        moves, returns, appears = shares.split(1, dim=-1)
+        shares = torch.cat([moves + raised, returns - SHUT * nothing_F[:, None, None, None], appears], dim=-1)
+        moves, returns, appears = decided(shares.softmax(dim=-1)).split(1, dim=-1)
         estimate = moves * moved + returns * recalled_FHWc + appears * new
         return Blend(estimate=estimate, moved=moved, moves=moves, local=local, flow=flow)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from worldsim.denoiser import LossConfig
+    from worldsim.losses import LossConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,8 +76,9 @@ class _TracedStream(FrameStream):
             patches=torch.where(here, patches[:, None], self.cache.patches),
         )
 
-    def _keep_around(self, around: Tensor) -> None:
-        self.cache = dataclasses.replace(self.cache, around=around)
+    def _keep_places(self, views: Tensor, around: Tensor) -> None:
+        views = torch.where(self._here()[:, :, None], 0.0, views)
+        self.cache = dataclasses.replace(self.cache, views=views, around=around)
 
     def _here(self) -> Tensor:
         """Tell the frame's own slot in the ring, (B, W)."""

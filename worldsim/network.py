@@ -22,7 +22,7 @@ from worldsim.attention import rotary_phases, two_stream_attention
 from worldsim.cache import Layer
 from worldsim.config import ModelConfig
 from worldsim.detail import DetailHead, DetailStem, normalise
-from worldsim.motion import go_on, surround
+from worldsim.motion import elsewhere, surroundings, turned, views_after
 from worldsim.readout import ReadoutHead
 from worldsim.recall import Recall
 
@@ -121,7 +121,9 @@ class Copies:
     flow: Tensor
     """Flow (B, T, H, W, 2), in pixels, along which ``around`` was moved."""
     around: Tensor
-    """The frames before, in their surroundings (B, T, Y, X, 3), or alone."""
+    """The frames before, in their surroundings (B, T, Y, X, 4), or alone (B, T, H, W, 3)."""
+    maps: Tensor
+    """How the camera moved before frames 0 .. T-1, as these say it (B, T, M); (B, T, 0) of a network without surroundings."""
 
 
 class Network(nn.Module, abc.ABC):
@@ -186,30 +188,31 @@ class Network(nn.Module, abc.ABC):
 
     def recalled(
         self, tokens: Tensor, phases: Phases, memory: tuple[Tensor, Tensor], hidden: Tensor, previous: Tensor
-    ) -> Tensor:
-        """Return the recalled frames (B, T, H, W, 3), by the arguments of `Recall`.
+    ) -> tuple[Tensor, Tensor]:
+        """Return the recalled frames (B, T, H, W, 3), by the arguments of `Recall`, and which (B, T) had nothing to recall.
 
-        A network that remembers nothing recalls the ``previous`` frame of each (B, T, H, W, 3).
+        Where all is ``hidden`` these are the ``previous`` frames (B, T, H, W, 3), and always so of a network that remembers nothing.
         """
         if self.recall is None:
-            return previous.float()
+            return previous.float(), hidden.new_zeros(hidden.shape[:-1])
+        nothing = hidden.all(dim=-1)
         height, width = (side // self.config.patch for side in previous.shape[2:4])
-        return self.recall(tokens, phases, memory, hidden, (height, width))
+        recalled = self.recall(tokens, phases, memory, hidden & ~nothing[..., None], (height, width))
+        return torch.where(nothing[..., None, None, None], previous.float(), recalled), nothing
 
     def remember(self, shown: Tensor, tokens: Tensor, phases: Phases) -> tuple[Tensor, Tensor]:
         """Return the keys (..., N, K) and patches (..., N, P) by which, and as what, committed frames will be recalled."""
         assert self.recall is not None
         return self.recall.keys(tokens, phases), self.recall.patches(shown)
 
-    def surroundings(self, before: Tensor | None, shown: Tensor, tokens: Tensor, cond: Tensor) -> Tensor:
-        """Return the surroundings (F, Y, X, 3) of committed frames (F, H, W, 3) with these tokens (F, N, D) and conditions.
+    def maps(self, tokens: Tensor, cond: Tensor) -> Tensor:
+        """Return how the camera moved (..., M) before frames with these tokens (..., N, D) and conditions (..., C).
 
-        ``before`` are those of the frames before; None where nothing was seen yet.
+        Only of a network with a camera (`worldsim.motion.projective_flow` says what the numbers are).
         """
         assert self.head.camera is not None
-        if before is None:
-            return surround(shown.float())
-        return go_on(before, self.head.camera(normalise(tokens), cond), shown.float())
+        flat = self.head.camera(normalise(tokens).flatten(0, -3), cond.flatten(0, -2))
+        return flat.view(*cond.shape[:-1], -1)
 
     def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
@@ -244,30 +247,22 @@ class Network(nn.Module, abc.ABC):
         clean, noisy = ((phases[0][stream, :, 0], phases[1][stream, :, 0]) for stream in (0, -1))
         memory = self.remember(shown_BTHWc, made.tokens[:, 0], clean) if self.remembers else (recent, recent)
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
-        recalled = self.recalled(
-            made.tokens[:, -1], noisy, memory, future.expand(b, t, t), shown_BTHWc
-        )  # (B, T, H, W, 3)
+        around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
+        if self.config.surrounded:
+            maps = self.maps(made.tokens[:, 0], clean_cond_BTC)
+            around = surroundings(shown_BTHWc, maps)
+            now = self.maps(made.tokens[:, -1].detach(), noisy_cond_BTC.detach())
+            hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))
+        recalled, nothing = self.recalled(made.tokens[:, -1], noisy, memory, hidden, shown_BTHWc)  # (B, T, H, W, 3)
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
-        around = shown_BTHWc
-        if self.config.surrounded:
-            around = self.around(shown_BTHWc, made.tokens[:, 0].detach(), clean_cond_BTC.detach())
-        sources = around.flatten(0, 1), recalled.flatten(0, 1)
+        sources = around.flatten(0, 1), recalled.flatten(0, 1), nothing.flatten()
         blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
-        copies = Copies(moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around)
+        copies = Copies(moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around, maps=maps)
         return estimate, copies
-
-    @torch.no_grad()
-    def around(self, shown_BTHWc: Tensor, tokens_BTND: Tensor, cond_BTC: Tensor) -> Tensor:
-        """Return the surroundings (B, T, Y, X, 3) of frames of clips, frame after frame."""
-        around: list[Tensor] = []
-        for t in range(shown_BTHWc.shape[1]):
-            before = around[-1] if around else None
-            around.append(self.surroundings(before, shown_BTHWc[:, t], tokens_BTND[:, t], cond_BTC[:, t]))
-        return torch.stack(around, dim=1)
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""

@@ -18,7 +18,16 @@ from torch import Tensor
 from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.errors import UsageError
-from worldsim.motion import size_around
+from worldsim.motion import (
+    SURROUNDING_CHANNELS,
+    VIEW_NUMBERS,
+    elsewhere,
+    go_on,
+    size_around,
+    surroundings,
+    turned,
+    views_after,
+)
 from worldsim.network import Features, Network, action_windows, recent_frames
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -141,12 +150,13 @@ class Rollout:
         network, cache, config = self.network, state.cache, self.network.config
         height, width = (side * config.patch for side in state.grid)
         tokens, remembered = math.prod(state.grid), 0 if config.stacked else config.window
-        around = (*size_around(height, width), 3) if config.surrounded else (0, 0, 3)
+        around = (*(size_around(height, width) if config.surrounded else (0, 0)), SURROUNDING_CHANNELS)
+        views = (remembered, VIEW_NUMBERS if config.surrounded else 0)
         rings = [(groups, config.window, own, channels) for groups, own, channels in network.layers(state.grid)]
         wanted = (
             rings,
             rings,
-            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2), around],
+            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2), views, around],
             [(config.recent, height, width, 3), (config.past_actions, network.condition.action_dim)],
             (self.denoiser.raw_readout_dim,),
             network.dtype,
@@ -154,7 +164,7 @@ class Rollout:
         got = (
             [tuple(keys.shape[1:]) for keys in cache.keys],
             [tuple(values.shape[1:]) for values in cache.values],
-            [tuple(cache.recall_keys.shape[1:]), tuple(cache.patches.shape[1:]), tuple(cache.around.shape[1:])],
+            [tuple(tensor.shape[1:]) for tensor in (cache.recall_keys, cache.patches, cache.views, cache.around)],
             [tuple(state.recent.shape[1:]), tuple(state.past_actions.shape[1:])],
             tuple(state.readout.shape[1:]),
             cache.recall_keys.dtype,
@@ -229,12 +239,15 @@ class FrameStream:
         """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the recent ones (B, P, H, W, 3)."""
         made = self._run(frame, recent, at)
         memory = self.cache.recall_keys, self.cache.patches
-        recalled = self.network.recalled(
-            made.tokens[:, None], self.phases, memory, self.hidden[:, None], recent[:, -1:]
+        around, hidden, cond = recent[:, -1], self.hidden, self.told[at].cond
+        if self.network.config.surrounded:
+            around = self.cache.around
+            hidden = hidden | elsewhere(turned(self.cache.views, self.network.maps(made.tokens, cond)[:, None]))
+        recalled, nothing = self.network.recalled(
+            made.tokens[:, None], self.phases, memory, hidden[:, None], recent[:, -1:]
         )
         tokens = made.tokens.unflatten(1, self.grid)
-        around = self.cache.around if self.network.config.surrounded else recent[:, -1]
-        return self.network.head(tokens, made.cells, around, recalled[:, 0], self.told[at].cond).estimate
+        return self.network.head(tokens, made.cells, around, recalled[:, 0], nothing[:, 0], cond).estimate
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).
@@ -246,7 +259,8 @@ class FrameStream:
             phases = self.phases[0][:, 0], self.phases[1][:, 0]
             self._keep_recall(*self.network.remember(shown, tokens, phases))
             if self.network.config.surrounded:
-                self._keep_around(self.network.surroundings(self.cache.around, shown, tokens, self.told[at].cond))
+                maps = self.network.maps(tokens, self.told[at].cond)
+                self._keep_places(turned(self.cache.views, maps[:, None]), go_on(self.cache.around, maps, shown))
         return self.network.read(recent[:, -1], shown, self.action, self.known)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,8 +275,10 @@ class FrameStream:
         self.cache.recall_keys[self.rows, self.slots] = keys.to(self.cache.recall_keys.dtype)
         self.cache.patches[self.rows, self.slots] = patches
 
-    def _keep_around(self, around: Tensor) -> None:
-        """Put the surroundings (B, Y, X, 3) of the frame into the cache."""
+    def _keep_places(self, views: Tensor, around: Tensor) -> None:
+        """Put the views (B, W, V) of earlier frames, as this one has them, and its surroundings (B, Y, X, 4) into the cache."""
+        self.cache.views.copy_(views)
+        self.cache.views[self.rows, self.slots] = 0
         self.cache.around.copy_(around)
 
     def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -310,7 +326,9 @@ def commit_context(
         for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
             ring[row, kept % window] = new[kept].to(ring.dtype)
         if network.config.surrounded:
-            state.cache.around[row] = network.around(shown[None], tokens[None], told.cond[None])[0, -1]
+            maps = network.maps(tokens, told.cond)[None]
+            state.cache.around[row] = surroundings(shown[None], maps)[0, -1]
+            state.cache.views[row, kept % window] = views_after(maps[:, kept])[0, -1]
     state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]
     state.recent[row] = recent[-1]
     state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]

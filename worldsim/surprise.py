@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from worldsim.attention import attend_beside
 from worldsim.cache import StreamCache
 from worldsim.config import ModelConfig
-from worldsim.denoiser import CONTEXT_STEP, Denoiser, LossConfig, add_noise, step_index, to_unit
+from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_unit
 from worldsim.errors import UsageError
+from worldsim.losses import LossConfig, level_weight
+from worldsim.motion import elsewhere, go_on, surround, turned
 from worldsim.network import Features, Told, action_windows, recent_frames
 from worldsim.rollout import check_context
 from worldsim.sampler import uniform_levels
@@ -145,9 +148,10 @@ class _Walk:
         )
         cos, sin = self.network.phases(torch.arange(steps + 1, device=device), self.grid)  # (T + 1, 1, N, K / 2)
         self.phases = list(zip(cos, sin, strict=True))
-        self.around: list[Tensor] = []  # (B, Y, X, 3) of every committed frame, where the network keeps surroundings
+        self.around: list[Tensor] = []  # (B, Y, X, 4) of every committed frame, where the network keeps surroundings
+        self.views: list[Tensor] = []  # (B, frames, V) of it and those before, as it has them
         self.levels = torch.tensor(levels, device=device)  # (L,)
-        self.weights = Denoiser.level_weight(self.levels, LossConfig())[..., 0, 0, 0]
+        self.weights = level_weight(self.levels, LossConfig())[..., 0, 0, 0]
 
     def errors(self, film: _Film, start: int, after: int, result: np.ndarray) -> None:
         """Write the weighted error of frames start + 1 .. T into ``result`` (T,), but for those up to ``after``."""
@@ -172,8 +176,13 @@ class _Walk:
         self.memory.recall_keys[:, t] = keys
         self.memory.patches[:, t] = patches[0]
         if self.network.config.surrounded:
-            shown, before = film.frames[t].expand(len(keys), -1, -1, -1), self.around[t - 1] if t else None
-            self.around[t:] = [self.network.surroundings(before, shown, made.tokens[:, 0], told.cond[:, 0])]
+            maps, shown = (
+                self.network.maps(made.tokens[:, 0], told.cond[:, 0]),
+                film.frames[t].expand(len(keys), -1, -1, -1),
+            )
+            self.around[t:] = [go_on(self.around[t - 1], maps, shown) if t else surround(shown)]
+            views = turned(self.views[t - 1], maps[:, None]) if t else self.memory.views[:, :0]
+            self.views[t:] = [F.pad(views, (0, 0, 0, 1))]
 
     def _error(self, film: _Film, t: int) -> Tensor:
         """Return the mean over draws and levels of the weighted error of frame t, given those that were committed."""
@@ -183,14 +192,18 @@ class _Walk:
         x, past = made.tokens, self._past(t)
         memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
+        if self.network.config.surrounded:
+            now = self.network.maps(x, told.cond)
+            hidden = elsewhere(turned(self.views[t - 1][:, None, past], now[:, :, None]))
         previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
         around = self.around[t - 1][:, None].expand(-1, x.shape[1], -1, -1, -1) if self.around else previous
-        recalled = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
+        recalled, nothing = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
         blend = self.network.head(
             x.flatten(0, 1).unflatten(1, self.grid),
             made.cells,
             around.flatten(0, 1),
             recalled.flatten(0, 1),
+            nothing.flatten(),
             told.cond.flatten(0, 1),
         )
         squared = (blend.estimate - film.frames[t]).square().mean((-1, -2, -3))

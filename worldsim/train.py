@@ -37,6 +37,7 @@ from worldsim.distributed import (
     whole_state,
 )
 from worldsim.errors import UsageError
+from worldsim.losses import pixel_weight
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
 from worldsim.precision import TYPES, autocast
 from worldsim.provenance import provenance, write_json
@@ -264,7 +265,7 @@ class _Run:
         clip = self.sampler(length).draw(mine, (c.seed, step, 0))
         draws = training_draws(clip, self.denoiser, c.loss, shortcut, (c.seed, step, 1), mine.start).to(device)
         clip = clip.to(device)
-        pixels = Denoiser.pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
+        pixels = pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
         cuts = torch.arange(len(mine), device=device).chunk(c.gradient_accumulation)
         shares = [len(rows) / len(mine) for rows in cuts]
         return [

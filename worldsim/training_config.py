@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.denoiser import LossConfig
 from worldsim.errors import UsageError
+from worldsim.losses import LossConfig
 from worldsim.optim import OptimConfig
 from worldsim.precision import TYPES
 

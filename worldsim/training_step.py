@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from worldsim.dataset import FrameCache
-from worldsim.denoiser import Clip, Denoiser, LossConfig, to_unit
+from worldsim.denoiser import Clip, Denoiser, to_unit
 from worldsim.draws import Draws, draw
+from worldsim.losses import LossConfig
 from worldsim.own_context import MAX_OWN_FRAMES, dream_on
 from worldsim.readout import Read
 
@@ -47,7 +48,7 @@ class Part:
     clip: Clip | None = None
     draws: Draws | None = None
     pixels: Tensor | None = None
-    """Weights by `Denoiser.pixel_weight`, balanced over the whole step."""
+    """Weights by `pixel_weight`, balanced over the whole step."""
 
 
 @dataclasses.dataclass(frozen=True)
