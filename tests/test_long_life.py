@@ -78,7 +78,7 @@ class Life:
         return 1 / float(np.median(self.seconds[:quarter])), 1 / float(np.median(self.seconds[-quarter:]))
 
 
-def live(steps: int, step: Callable[[int], None], warm: int, looks: int = 3) -> Life:
+def live(steps: int, step: Callable[[int], None], warm: int, looks: int = 7) -> Life:
     """Warm up, then take ``steps`` steps and look at what is held at the beginning, at the end and between."""
     for number in range(warm):
         step(number)
@@ -96,9 +96,9 @@ def tell(name: str, life: Life, rows: int = 1) -> None:
     """Print the figures, and hold them to what is promised."""
     memory, files = ([getattr(held, kind) for held in life.held] for kind in ("memory_mb", "files"))
     before, after = life.rates()
-    print(f"{name}: {', '.join(f'{one:.1f}' for one in memory)} MB at beginning, middle and end; "
+    print(f"{name}: {', '.join(f'{one:.1f}' for one in memory)} MB from beginning to end; "
           f"{rows * before:.1f} frames/s at the beginning, {rows * after:.1f} at the end; {files} open files")  # fmt: skip
-    assert memory[-1] < memory[0] + MORE_MB
+    assert min(memory[-3:]) < min(memory[:3]) + MORE_MB  # one look may meet what an allocator holds for a while
     assert after > before / SLOWER
     assert len(set(files)) == 1
 
