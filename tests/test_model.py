@@ -231,7 +231,7 @@ def test_where_nothing_can_be_recalled_nothing_is():
     tokens, cells, cond = torch.randn(2, 2, 2, 64), torch.randn(2, 8, 8, 16), torch.randn(2, TINY.cond_width + 2)
     previous, recalled = (torch.rand(2, 2, 32, 32, 3) * 2 - 1).unbind(0)
     recalled.requires_grad_()
-    estimate = head(tokens, cells, previous, recalled, torch.tensor([False, True]), cond).estimate
+    estimate = head(tokens, cells, previous, recalled, torch.tensor([False, True]), cond, cond[:, :0]).estimate
     assert torch.allclose(estimate[0], recalled[0], atol=0.01)
     assert (estimate[1] - recalled[1]).abs().mean() > 0.1
     (slope,) = torch.autograd.grad(estimate[1].sum(), head.out.weight)
@@ -253,12 +253,16 @@ def test_what_stays_stays_to_the_bit():
     previous, recalled = (torch.rand(2, 2, 32, 32, 3) * 2 - 1).unbind(0)
     previous, nothing = to_unit(to_uint8(previous)), torch.zeros(2, dtype=torch.bool)
     with torch.no_grad():
-        estimate = head(tokens, cells, previous, recalled, nothing, cond).estimate
+        estimate = head(tokens, cells, previous, recalled, nothing, cond, cond[:, :0]).estimate
         assert torch.equal(to_uint8(estimate), to_uint8(previous))
         outputs[:, 3] = -4.0
-        assert not torch.isclose(head(tokens, cells, previous, recalled, nothing, cond).estimate, previous).all()
+        assert not torch.isclose(
+            head(tokens, cells, previous, recalled, nothing, cond, cond[:, :0]).estimate, previous
+        ).all()
         outputs[:, 3], outputs[:, 10:12] = 4.0, 1 / FLOW_PIXELS
-        assert not torch.isclose(head(tokens, cells, previous, recalled, nothing, cond).estimate, previous).all()
+        assert not torch.isclose(
+            head(tokens, cells, previous, recalled, nothing, cond, cond[:, :0]).estimate, previous
+        ).all()
 
 
 def test_rare_and_small_motions_count():

@@ -182,11 +182,12 @@ class DetailHead(nn.Module):
         recalled_FHWc: Tensor,
         nothing_F: Tensor,
         cond_FC: Tensor,
+        maps_FM: Tensor,
     ) -> Blend:
         """Return the clean frame estimate and what it is made of.
 
         ``around`` is the previous frame in its surroundings, or alone where nothing is known of them; ``recalled`` has
-        no share where there was ``nothing`` to recall.
+        no share where there was ``nothing`` to recall; ``maps`` (F, M) are what its `camera` says, (F, 0) of a head without one.
         """
         previous_FHWc = middle(around_FYXc, *recalled_FHWc.shape[1:3])
         tokens_FRCD = normalise(tokens_FRCD)
@@ -200,11 +201,10 @@ class DetailHead(nn.Module):
         local, weight, heights = self.flow(previous_FHWc, hidden, motion, cond_FC)
         flow, raised = local, torch.zeros_like(local[..., :1])
         if self.camera is not None:
-            maps = self.camera(tokens_FRCD.flatten(1, 2), cond_FC)
             height, width = previous_FHWc.shape[1:3]
-            flow = local + weight * projective_flow(maps, height, width, heights)
+            flow = local + weight * projective_flow(maps_FM, height, width, heights)
             if self.returning is not None:
-                plane = projective_flow(maps, height, width)
+                plane = projective_flow(maps_FM, height, width)
                 back = comes_back(around_FYXc, plane)
                 flow, local, raised = torch.where(back, plane, flow), local * ~back, self.returning * back
         moved = warp(around_FYXc[..., :3].float(), settle(flow).float())

@@ -90,9 +90,8 @@ def _largest(image: Tensor) -> Tensor:
 def _places(flow_FHW2: Tensor, rows: int, columns: int) -> Tensor:
     """Return where (right, down) pixels are fetched in an image of so many pixels, or surroundings, -1 .. 1 from edge to edge."""
     _, h, w, _ = flow_FHW2.shape
-    y = (torch.arange(h, device=flow_FHW2.device)[:, None] + (0.5 - h / 2) + flow_FHW2[..., 0]) * (2 / h)
-    x = (torch.arange(w, device=flow_FHW2.device) + (0.5 - w / 2) + flow_FHW2[..., 1]) * (2 / w)
-    return _within(y, x, rows / h, columns / w)
+    y, x = _grid(h, w, flow_FHW2.device)
+    return _within(y + flow_FHW2[..., 0] * (2 / h), x + flow_FHW2[..., 1] * (2 / w), rows / h, columns / w)
 
 
 def _within(y: Tensor, x: Tensor, rows: float, columns: float) -> Tensor:

@@ -208,9 +208,10 @@ class Network(nn.Module, abc.ABC):
     def maps(self, tokens: Tensor, cond: Tensor) -> Tensor:
         """Return how the camera moved (..., M) before frames with these tokens (..., N, D) and conditions (..., C).
 
-        Only of a network with a camera (`worldsim.motion.projective_flow` says what the numbers are).
+        (..., 0) of a network without a camera; `worldsim.motion.projective_flow` says what the numbers are.
         """
-        assert self.head.camera is not None
+        if self.head.camera is None:
+            return cond.new_zeros(*cond.shape[:-1], 0)
         flat = self.head.camera(normalise(tokens).flatten(0, -3), cond.flatten(0, -2))
         return flat.view(*cond.shape[:-1], -1)
 
@@ -248,16 +249,16 @@ class Network(nn.Module, abc.ABC):
         memory = self.remember(shown_BTHWc, made.tokens[:, 0], clean) if self.remembers else (recent, recent)
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
         around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
+        now = self.maps(made.tokens[:, -1], noisy_cond_BTC)
         if self.config.surrounded:
             maps = self.maps(made.tokens[:, 0], clean_cond_BTC)
             around = surroundings(shown_BTHWc, maps)
-            now = self.maps(made.tokens[:, -1].detach(), noisy_cond_BTC.detach())
             hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))
         recalled, nothing = self.recalled(made.tokens[:, -1], noisy, memory, hidden, shown_BTHWc)  # (B, T, H, W, 3)
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         sources = around.flatten(0, 1), recalled.flatten(0, 1), nothing.flatten()
-        blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1))
+        blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1), now.flatten(0, 1))
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )

@@ -240,14 +240,15 @@ class FrameStream:
         made = self._run(frame, recent, at)
         memory = self.cache.recall_keys, self.cache.patches
         around, hidden, cond = recent[:, -1], self.hidden, self.told[at].cond
+        maps = self.network.maps(made.tokens, cond)
         if self.network.config.surrounded:
             around = self.cache.around
-            hidden = hidden | elsewhere(turned(self.cache.views, self.network.maps(made.tokens, cond)[:, None]))
+            hidden = hidden | elsewhere(turned(self.cache.views, maps[:, None]))
         recalled, nothing = self.network.recalled(
             made.tokens[:, None], self.phases, memory, hidden[:, None], recent[:, -1:]
         )
         tokens = made.tokens.unflatten(1, self.grid)
-        return self.network.head(tokens, made.cells, around, recalled[:, 0], nothing[:, 0], cond).estimate
+        return self.network.head(tokens, made.cells, around, recalled[:, 0], nothing[:, 0], cond, maps).estimate
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).

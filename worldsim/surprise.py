@@ -176,10 +176,8 @@ class _Walk:
         self.memory.recall_keys[:, t] = keys
         self.memory.patches[:, t] = patches[0]
         if self.network.config.surrounded:
-            maps, shown = (
-                self.network.maps(made.tokens[:, 0], told.cond[:, 0]),
-                film.frames[t].expand(len(keys), -1, -1, -1),
-            )
+            shown = film.frames[t].expand(len(keys), -1, -1, -1)
+            maps = self.network.maps(made.tokens[:, 0], told.cond[:, 0])
             self.around[t:] = [go_on(self.around[t - 1], maps, shown) if t else surround(shown)]
             views = turned(self.views[t - 1], maps[:, None]) if t else self.memory.views[:, :0]
             self.views[t:] = [F.pad(views, (0, 0, 0, 1))]
@@ -192,8 +190,8 @@ class _Walk:
         x, past = made.tokens, self._past(t)
         memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
+        now = self.network.maps(x, told.cond)
         if self.network.config.surrounded:
-            now = self.network.maps(x, told.cond)
             hidden = elsewhere(turned(self.views[t - 1][:, None, past], now[:, :, None]))
         previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
         around = self.around[t - 1][:, None].expand(-1, x.shape[1], -1, -1, -1) if self.around else previous
@@ -205,6 +203,7 @@ class _Walk:
             recalled.flatten(0, 1),
             nothing.flatten(),
             told.cond.flatten(0, 1),
+            now.flatten(0, 1),
         )
         squared = (blend.estimate - film.frames[t]).square().mean((-1, -2, -3))
         return (squared.view(x.shape[:2]) * self.weights).mean()
