@@ -207,7 +207,8 @@ class Denoiser(nn.Module):
             total = total + config.motion_weight * (terms["carried"] + terms["view"])
         if self.network.config.camera:
             terms["local"] = copies.local.float().norm(dim=-1).mean()
-            total = total + config.local_weight * terms["local"]
+            terms["unheard"] = copies.unheard.norm(dim=-1).mean()
+            total = total + config.local_weight * terms["local"] + config.unheard_weight * terms["unheard"]
         return {**terms, "loss": total}
 
     def reading_loss(self, read: Read, config: LossConfig) -> dict[str, Tensor]:

@@ -124,6 +124,8 @@ class Copies:
     """The frames before, in their surroundings (B, T, Y, X, 4), or alone (B, T, H, W, 3)."""
     maps: Tensor
     """How the camera moved before frames 0 .. T-1, as these say it (B, T, M); (B, T, 0) of a network without surroundings."""
+    unheard: Tensor
+    """What maps say beyond the action alone, those into noisy frames and with surroundings those into committed ones (B or 2 B, T, M)."""
 
 
 class Network(nn.Module, abc.ABC):
@@ -215,6 +217,10 @@ class Network(nn.Module, abc.ABC):
         flat = self.head.camera(normalise(tokens).flatten(0, -3), cond.flatten(0, -2))
         return flat.view(*cond.shape[:-1], -1)
 
+    def unheard(self, maps: Tensor, cond: Tensor) -> Tensor:
+        """Return what `maps` (..., M) say beyond the part that is linear in the action alone."""
+        return maps if self.head.camera is None else maps - self.head.camera.by_action(cond)
+
     def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
         return self.readout(before, shown, self.condition.scaled(action) * known[:, None])
@@ -250,8 +256,10 @@ class Network(nn.Module, abc.ABC):
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
         around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
         now = self.maps(made.tokens[:, -1], noisy_cond_BTC)
+        unheard = self.unheard(now, noisy_cond_BTC)
         if self.config.surrounded:
             maps = self.maps(made.tokens[:, 0], clean_cond_BTC)
+            unheard = torch.cat([unheard, self.unheard(maps, clean_cond_BTC)])
             around = surroundings(shown_BTHWc, maps)
             hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))
         recalled, nothing = self.recalled(made.tokens[:, -1], noisy, memory, hidden, shown_BTHWc)  # (B, T, H, W, 3)
@@ -262,7 +270,16 @@ class Network(nn.Module, abc.ABC):
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
-        copies = Copies(moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around, maps=maps)
+        copies = Copies(
+            moved=moved,
+            recalled=recalled,
+            moves=moves,
+            local=local,
+            flow=flow,
+            around=around,
+            maps=maps,
+            unheard=unheard,
+        )
         return estimate, copies
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
