@@ -20,6 +20,7 @@ from worldsim.detail import decided
 from worldsim.draws import Draws, draw
 from worldsim.losses import LossConfig, blurred_error, motion_error, pixel_weight, robust_error
 from worldsim.motion import (
+    CAMERA_SCALE,
     STILL_PIXELS,
     CameraMotion,
     projective_flow,
@@ -179,8 +180,36 @@ def test_a_new_camera_says_nothing_and_heeds_actions():
         camera.out.weight[[6, 7, 20, 21, 22, 23]] = 0  # no perspective, in which flows are not linear
         camera.hidden.weight[:, -2:] = 0  # now the action comes in by the linear part alone
         still, half, whole = projective_flow(camera(tokens.flatten(1, 2), cond), 8, 12)
-    assert still.abs().max() > 0.1 and (whole - still).abs().max() > 0.1
-    assert torch.allclose(half, (still + whole) / 2, atol=1e-5)
+        assert still.abs().max() > 0.1 and (whole - still).abs().max() > 0.1
+        assert torch.allclose(half, (still + whole) / 2, atol=1e-5)
+        camera.out.bias.normal_()
+        alone = camera.blind(cond)
+        camera.out.bias[8 + 8 * 2 : 8 + 8 * 2 + 3] = camera.out.bias[:8] = 0
+        camera.out.weight.zero_()  # now nothing is seen
+        assert torch.equal(camera(tokens.flatten(1, 2), cond), alone) and alone[1:].all() and not alone[0].any()
+
+
+def test_what_a_camera_says_beyond_the_action_has_its_price(stripe_recording: Path):
+    """The price falls on what is seen, of frames with noise and without, and not on what the action alone tells."""
+    world = EpisodeDataset.open(stripe_recording).spec
+    config = dataclasses.replace(TINY, camera=True)
+    denoiser, clip = checkpoints.build(config, world), turning(2, 3, 0, world)
+    camera = denoiser.network.head.camera
+    assert camera is not None
+    said, steers = camera.out, slice(8, 8 + 8 * world.action_dim)
+    with torch.no_grad():
+        said.bias[steers] = 0.1
+    price = denoiser.loss(clip, noise_for(clip, config), LossConfig())["unheard"]
+    assert price.item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        said.bias[2], said.bias[5] = 0.4, -0.3
+    denoiser.loss(clip, noise_for(clip, config), LossConfig())["unheard"].backward()
+    slope = said.bias.grad
+    assert slope is not None and slope[2] > 0.1 and slope[5] < -0.1 and slope[steers].abs().max() < 1e-6
+    dear, free = (LossConfig(unheard_weight=weight) for weight in (1.0, 0.0))
+    terms, others = (denoiser.loss(clip, noise_for(clip, config), each) for each in (dear, free))
+    assert terms["unheard"].item() == pytest.approx(CAMERA_SCALE * 0.5, abs=1e-5)
+    assert (terms["loss"] - others["loss"]).item() == pytest.approx(terms["unheard"].item(), abs=1e-5)
 
 
 def turning(batch: int, steps: int, seed: int, world: WorldSpec) -> Clip:

@@ -269,20 +269,23 @@ class CameraMotion(nn.Module):
         # map of the plane, that per action, parallax, that per action
         self.parts = [8, 8 * action_dim, 3, 3 * action_dim]
         self.out = nn.Linear(CAMERA_HIDDEN, sum(self.parts))
-        self.heard = nn.Linear(action_dim, 11, bias=False)
-        for parameter in (*self.out.parameters(), *self.heard.parameters()):
+        for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
-
-    def by_action(self, cond_FC: Tensor) -> Tensor:
-        """Return the part of the maps (..., 11) that is linear in the action, whatever is seen."""
-        return CAMERA_SCALE * self.heard(cond_FC[..., -self.action_dim :]).float()
 
     def forward(self, tokens_FND: Tensor, cond_FC: Tensor) -> Tensor:
         """Return the maps (F, 11) of `projective_flow`, from normalised tokens and the condition that ends in the action."""
         seen = torch.cat([tokens_FND.mean(1), cond_FC.to(tokens_FND.dtype)], dim=-1)
-        plane, plane_steering, parallax, parallax_steering = self.out(F.silu(self.hidden(seen))).split(
-            self.parts, dim=-1
-        )
-        steering = torch.cat([plane_steering, parallax_steering], dim=-1).unflatten(-1, (11, self.action_dim))
+        free, steering = self._numbers(self.out(F.silu(self.hidden(seen))))
         steered = (steering @ cond_FC[:, -self.action_dim :, None].to(steering.dtype))[..., 0]
-        return CAMERA_SCALE * (torch.cat([plane, parallax], dim=-1) + steered).float() + self.by_action(cond_FC)
+        return CAMERA_SCALE * (free + steered).float()
+
+    def blind(self, cond_FC: Tensor) -> Tensor:
+        """Return the part of the maps (..., 11) that the action alone tells, the same whatever is seen."""
+        _, steering = self._numbers(self.out.bias)
+        return CAMERA_SCALE * (cond_FC[..., None, -self.action_dim :].float() * steering.float()).sum(-1)
+
+    def _numbers(self, said: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the free numbers of maps (..., 11) and those per action (..., 11, A)."""
+        plane, plane_steering, parallax, parallax_steering = said.split(self.parts, dim=-1)
+        steering = torch.cat([plane_steering, parallax_steering], dim=-1).unflatten(-1, (11, self.action_dim))
+        return torch.cat([plane, parallax], dim=-1), steering

@@ -218,8 +218,8 @@ class Network(nn.Module, abc.ABC):
         return flat.view(*cond.shape[:-1], -1)
 
     def unheard(self, maps: Tensor, cond: Tensor) -> Tensor:
-        """Return what `maps` (..., M) say beyond the part that is linear in the action alone."""
-        return maps if self.head.camera is None else maps - self.head.camera.by_action(cond)
+        """Return what `maps` (..., M) say beyond what the action alone tells."""
+        return maps if self.head.camera is None else maps - self.head.camera.blind(cond)
 
     def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
