@@ -74,8 +74,9 @@ def warp_blurred(frame_FYXc: Tensor, flow_FHW2: Tensor) -> Tensor:
 
     Two box filters of six pixels, at half the resolution: a thin line some five pixels away is found by following the slope.
     """
-    image = F.avg_pool2d(frame_FYXc.permute(0, 3, 1, 2), 6, 2, 2, count_include_pad=False)
-    image = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
+    image = F.avg_pool2d(frame_FYXc.permute(0, 3, 1, 2), 2)  # then three of these are six of the picture's pixels
+    for _ in range(2):
+        image = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
     places = _places(flow_FHW2, *frame_FYXc.shape[1:3])
     moved = F.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=False)
     return moved.permute(0, 2, 3, 1)
