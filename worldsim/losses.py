@@ -72,8 +72,8 @@ class LossConfig:
     brings bodies back to where they were. A price of .01 left stains: an error of a tenth of the range was cheaper."""
     local_weight: float = 0.002
     """Weight of the length of local flows, a pixel, where the camera's motion is estimated too: what it explains is its own."""
-    unheard_weight: float = 0.2
-    """Weight of the length of what a camera's map says beyond the action alone: where nothing is seen, that is all there is to go by.
+    unheard_weight: float = 0.02
+    """Weight of the length of what a camera's map says beyond the action alone, which is all there is to go by where nothing is seen.
     Its length and not its square, because a camera that stands at its stop is no reason to think less of what the action does."""
     start_share: float = 0.5
     """Share of targets that are trained at level 0 exactly, the first thing a sampler asks for."""

@@ -42,6 +42,9 @@ SAME_VIEW = 1 / 8
 LEAST_AREA = 0.25
 """Least determinant of a map that is taken as it is: less would be a picture that is turned inside out."""
 
+BLANK = 0.005
+"""Mean difference between neighbouring pixels (-1 .. 1) of a picture that shows nothing, the sky; one that shows all of a scene has twenty times as much."""
+
 NEAREST = 0.25
 """Least depth of a map: beyond, pixels would come from behind the camera."""
 
@@ -256,6 +259,13 @@ def comes_back(around_FYXc: Tensor, flow_FHW2: Tensor) -> Tensor:
     return (seen > 0.5) & (places.abs() > border).any(dim=-1, keepdim=True)
 
 
+def shows(frame_FHWc: Tensor) -> Tensor:
+    """Return how far frames (F, 1) show by what they hold how a camera moves: 0 of one that shows nothing, 1 of most."""
+    grey = frame_FHWc.float().mean(-1)
+    contrast = grey.diff(dim=-1).abs().mean((-1, -2)) + grey.diff(dim=-2).abs().mean((-1, -2))
+    return (contrast[..., None] / BLANK - 1).clamp(0, 1)
+
+
 class CameraMotion(nn.Module):
     """Says how the whole picture moves: a `projective_flow` whose eleven numbers come from the mean token and the condition.
 
@@ -273,12 +283,15 @@ class CameraMotion(nn.Module):
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, tokens_FND: Tensor, cond_FC: Tensor) -> Tensor:
-        """Return the maps (F, 11) of `projective_flow`, from normalised tokens and the condition that ends in the action."""
+    def forward(self, tokens_FND: Tensor, cond_FC: Tensor, before_FHWc: Tensor) -> Tensor:
+        """Return the maps (F, 11) of `projective_flow`, from normalised tokens and the condition that ends in the action.
+
+        After a frame ``before`` that shows nothing, they are what the action alone tells.
+        """
         seen = torch.cat([tokens_FND.mean(1), cond_FC.to(tokens_FND.dtype)], dim=-1)
         free, steering = self._numbers(self.out(F.silu(self.hidden(seen))))
         steered = (steering @ cond_FC[:, -self.action_dim :, None].to(steering.dtype))[..., 0]
-        return CAMERA_SCALE * (free + steered).float()
+        return torch.lerp(self.blind(cond_FC), CAMERA_SCALE * (free + steered).float(), shows(before_FHWc))
 
     def blind(self, cond_FC: Tensor) -> Tensor:
         """Return the part of the maps (..., 11) that the action alone tells, the same whatever is seen."""

@@ -207,14 +207,14 @@ class Network(nn.Module, abc.ABC):
         assert self.recall is not None
         return self.recall.keys(tokens, phases), self.recall.patches(shown)
 
-    def maps(self, tokens: Tensor, cond: Tensor) -> Tensor:
-        """Return how the camera moved (..., M) before frames with these tokens (..., N, D) and conditions (..., C).
+    def maps(self, tokens: Tensor, cond: Tensor, before: Tensor) -> Tensor:
+        """Return how the camera moved (..., M) from the frames before (..., H, W, 3) to those with these tokens (..., N, D) and conditions (..., C).
 
         (..., 0) of a network without a camera; `worldsim.motion.projective_flow` says what the numbers are.
         """
         if self.head.camera is None:
             return cond.new_zeros(*cond.shape[:-1], 0)
-        flat = self.head.camera(normalise(tokens).flatten(0, -3), cond.flatten(0, -2))
+        flat = self.head.camera(normalise(tokens).flatten(0, -3), cond.flatten(0, -2), before.flatten(0, -4))
         return flat.view(*cond.shape[:-1], -1)
 
     def unheard(self, maps: Tensor, cond: Tensor) -> Tensor:
@@ -255,10 +255,10 @@ class Network(nn.Module, abc.ABC):
         memory = self.remember(shown_BTHWc, made.tokens[:, 0], clean) if self.remembers else (recent, recent)
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
         around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
-        now = self.maps(made.tokens[:, -1], noisy_cond_BTC)
+        now = self.maps(made.tokens[:, -1], noisy_cond_BTC, shown_BTHWc)
         unheard = self.unheard(now, noisy_cond_BTC)
         if self.config.surrounded:
-            maps = self.maps(made.tokens[:, 0], clean_cond_BTC)
+            maps = self.maps(made.tokens[:, 0], clean_cond_BTC, recent[:, :-1, -1])
             unheard = torch.cat([unheard, self.unheard(maps, clean_cond_BTC)])
             around = surroundings(shown_BTHWc, maps)
             hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))

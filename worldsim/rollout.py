@@ -240,7 +240,7 @@ class FrameStream:
         made = self._run(frame, recent, at)
         memory = self.cache.recall_keys, self.cache.patches
         around, hidden, cond = recent[:, -1], self.hidden, self.told[at].cond
-        maps = self.network.maps(made.tokens, cond)
+        maps = self.network.maps(made.tokens, cond, recent[:, -1])
         if self.network.config.surrounded:
             around = self.cache.around
             hidden = hidden | elsewhere(turned(self.cache.views, maps[:, None]))
@@ -260,7 +260,7 @@ class FrameStream:
             phases = self.phases[0][:, 0], self.phases[1][:, 0]
             self._keep_recall(*self.network.remember(shown, tokens, phases))
             if self.network.config.surrounded:
-                maps = self.network.maps(tokens, self.told[at].cond)
+                maps = self.network.maps(tokens, self.told[at].cond, recent[:, -1])
                 self._keep_places(turned(self.cache.views, maps[:, None]), go_on(self.cache.around, maps, shown))
         return self.network.read(recent[:, -1], shown, self.action, self.known)
 
@@ -327,7 +327,7 @@ def commit_context(
         for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
             ring[row, kept % window] = new[kept].to(ring.dtype)
         if network.config.surrounded:
-            maps = network.maps(tokens, told.cond)[None]
+            maps = network.maps(tokens, told.cond, recent[:-1, -1])[None]
             state.cache.around[row] = surroundings(shown[None], maps)[0, -1]
             state.cache.views[row, kept % window] = views_after(maps[:, kept])[0, -1]
     state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]

@@ -177,7 +177,8 @@ class _Walk:
         self.memory.patches[:, t] = patches[0]
         if self.network.config.surrounded:
             shown = film.frames[t].expand(len(keys), -1, -1, -1)
-            maps = self.network.maps(made.tokens[:, 0], told.cond[:, 0])
+            before = film.frames[max(t - 1, 0)].expand_as(shown)
+            maps = self.network.maps(made.tokens[:, 0], told.cond[:, 0], before)
             self.around[t:] = [go_on(self.around[t - 1], maps, shown) if t else surround(shown)]
             views = turned(self.views[t - 1], maps[:, None]) if t else self.memory.views[:, :0]
             self.views[t:] = [F.pad(views, (0, 0, 0, 1))]
@@ -190,10 +191,10 @@ class _Walk:
         x, past = made.tokens, self._past(t)
         memory = self.memory.recall_keys[:, past], self.memory.patches[:, past]
         hidden = torch.zeros(*x.shape[:2], memory[0].shape[1], dtype=torch.bool, device=x.device)
-        now = self.network.maps(x, told.cond)
+        previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
+        now = self.network.maps(x, told.cond, previous)
         if self.network.config.surrounded:
             hidden = elsewhere(turned(self.views[t - 1][:, None, past], now[:, :, None]))
-        previous = film.frames[t - 1].expand(*x.shape[:2], -1, -1, -1)
         around = self.around[t - 1][:, None].expand(-1, x.shape[1], -1, -1, -1) if self.around else previous
         recalled, nothing = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
         blend = self.network.head(
