@@ -25,6 +25,7 @@ from worldsim.motion import (
     CameraMotion,
     projective_flow,
     settle,
+    shows,
     warp,
     warp_blurred,
 )
@@ -172,21 +173,35 @@ def test_a_new_camera_says_nothing_and_heeds_actions():
     """At first nothing moves; afterwards the map is a free part and one that is linear in the action."""
     torch.manual_seed(0)
     camera = CameraMotion(8, 5, 2)
-    tokens, cond = torch.randn(1, 2, 3, 8).expand(3, 2, 3, 8), torch.randn(1, 5).repeat(3, 1)
+    tokens, cond = torch.randn(1, 6, 8).expand(3, 6, 8), torch.randn(1, 5).repeat(3, 1)
     cond[:, -2:] = torch.tensor([[0.0, 0.0], [0.5, -0.5], [1.0, -1.0]])
-    assert not projective_flow(camera(tokens.flatten(1, 2), cond), 8, 12).any()
+    before = torch.rand(3, 8, 12, 3)
+    assert not projective_flow(camera(tokens, cond, before), 8, 12).any()
     with torch.no_grad():
         camera.out.weight.normal_(std=0.1)
         camera.out.weight[[6, 7, 20, 21, 22, 23]] = 0  # no perspective, in which flows are not linear
         camera.hidden.weight[:, -2:] = 0  # now the action comes in by the linear part alone
-        still, half, whole = projective_flow(camera(tokens.flatten(1, 2), cond), 8, 12)
+        still, half, whole = projective_flow(camera(tokens, cond, before), 8, 12)
         assert still.abs().max() > 0.1 and (whole - still).abs().max() > 0.1
         assert torch.allclose(half, (still + whole) / 2, atol=1e-5)
-        camera.out.bias.normal_()
-        alone = camera.blind(cond)
-        camera.out.bias[8 + 8 * 2 : 8 + 8 * 2 + 3] = camera.out.bias[:8] = 0
-        camera.out.weight.zero_()  # now nothing is seen
-        assert torch.equal(camera(tokens.flatten(1, 2), cond), alone) and alone[1:].all() and not alone[0].any()
+
+
+def test_where_nothing_is_seen_a_camera_moves_as_the_action_alone_tells():
+    """Whatever the tokens say after a frame of sky; a strip of floor at its border is enough to be heeded."""
+    torch.manual_seed(0)
+    camera = CameraMotion(8, 5, 2)
+    for parameter in camera.out.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens, cond = torch.randn(3, 6, 8), torch.randn(3, 5)
+    sky = torch.linspace(0.3, 0.4, 64)[:, None, None].expand(3, 64, 64, 3).clone()
+    sky[2, -2:, ::8] = -0.5
+    assert shows(sky)[:, 0].tolist() == [0, 0, 1]
+    maps, alone = camera(tokens, cond, sky), camera.blind(cond)
+    assert torch.equal(maps[:2], alone[:2]) and (maps[2] - alone[2]).abs().max() > 0.1
+    assert torch.allclose(camera.blind(2 * cond), 2 * alone, atol=1e-5) and alone.abs().min() > 0
+    camera.out.weight.data.zero_()  # now nothing is heard of what is seen, and what is left beside the action is the free part
+    free = torch.cat([camera.out.bias[:8], camera.out.bias[8 + 8 * 2 :][:3]])
+    assert torch.allclose(camera(tokens, cond, sky)[2], alone[2] + CAMERA_SCALE * free, atol=1e-5)
 
 
 def test_what_a_camera_says_beyond_the_action_has_its_price(stripe_recording: Path):
@@ -208,7 +223,8 @@ def test_what_a_camera_says_beyond_the_action_has_its_price(stripe_recording: Pa
     assert slope is not None and slope[2] > 0.1 and slope[5] < -0.1 and slope[steers].abs().max() < 1e-6
     dear, free = (LossConfig(unheard_weight=weight) for weight in (1.0, 0.0))
     terms, others = (denoiser.loss(clip, noise_for(clip, config), each) for each in (dear, free))
-    assert terms["unheard"].item() == pytest.approx(CAMERA_SCALE * 0.5, abs=1e-5)
+    some = 5 / 6  # before the first frame nothing was seen
+    assert terms["unheard"].item() == pytest.approx(some * CAMERA_SCALE * 0.5, abs=1e-5)
     assert (terms["loss"] - others["loss"]).item() == pytest.approx(terms["unheard"].item(), abs=1e-5)
 
 

@@ -61,6 +61,8 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
                 parameter.data.mul_(3 if "gain" in name else 8)
             if name.endswith("camera.out.weight"):
                 parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)  # as actions move it
+            if name.endswith("camera.out.bias"):
+                parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)
     made = Checkpoint(model=config, world=WORLD, weights=denoiser.state_dict(), sampler_steps=2)
     return WorldModel(made, dtype=torch.float32)
 
@@ -102,6 +104,7 @@ def test_the_cached_stream_is_the_full_history_pass(
     rng = np.random.default_rng(1)
     count = 20
     actions, context = actions_of(rng, count), frames_of(rng, 1, context_steps + 1)
+    context[:, 2::3] = 90  # nothing to see, so that the action alone moves the camera
     noisy = torch.from_numpy(rng.standard_normal((count, HEIGHT, WIDTH, 3)).astype(np.float32))
     at = (level, int(step_index(num_steps)))
     state = rollout.start(context, actions[None, :context_steps], np.asarray([5]))
