@@ -59,10 +59,8 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
         for name, parameter in denoiser.named_parameters():
             if any(part in name for part in ("modulation", "out.weight", "action", "gain")):
                 parameter.data.mul_(3 if "gain" in name else 8)
-            if name.endswith("camera.out.weight"):
+            if name.endswith(("camera.out.weight", "camera.out.bias")):
                 parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)  # as actions move it
-            if name.endswith("camera.out.bias"):
-                parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)
     made = Checkpoint(model=config, world=WORLD, weights=denoiser.state_dict(), sampler_steps=2)
     return WorldModel(made, dtype=torch.float32)
 

@@ -43,7 +43,7 @@ LEAST_AREA = 0.25
 """Least determinant of a map that is taken as it is: less would be a picture that is turned inside out."""
 
 BLANK = 0.005
-"""Mean difference between neighbouring pixels (-1 .. 1) of a picture that shows nothing, the sky; one that shows all of a scene has twenty times as much."""
+"""Contrast (`shows`) up to which a picture shows nothing: the sky has .004, all of a scene .1. From twice as much on it shows enough."""
 
 NEAREST = 0.25
 """Least depth of a map: beyond, pixels would come from behind the camera."""
@@ -58,16 +58,12 @@ def warp(frame_FYXc: Tensor, flow_FHW2: Tensor) -> Tensor:
     Limited to the range of the 3 x 3 pixels around the place (as in the limiters of MacCormack advection, Selle et al.
     2008), because overshoot would grow with each time.
     """
-    return _fetch(frame_FYXc, _places(flow_FHW2, *frame_FYXc.shape[1:3]))
-
-
-def _fetch(frame_FYXc: Tensor, places_FHW2: Tensor) -> Tensor:
-    """Fetch pixels (F, H, W, c) from places (right, down; -1 .. 1 from edge to edge), as `warp` says."""
+    places = _places(flow_FHW2, *frame_FYXc.shape[1:3])
     image = frame_FYXc.permute(0, 3, 1, 2).contiguous()
-    moved = F.grid_sample(image, places_FHW2, mode="bicubic", padding_mode="border", align_corners=False)
+    moved = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=False)
     bordered = F.pad(image, (1, 1, 1, 1), mode="replicate")
     extremes = torch.cat([_largest(bordered), -_largest(-bordered)], dim=1)
-    extremes = F.grid_sample(extremes, places_FHW2, mode="nearest", padding_mode="border", align_corners=False)
+    extremes = F.grid_sample(extremes, places, mode="nearest", padding_mode="border", align_corners=False)
     most, least = extremes.chunk(2, dim=1)
     return moved.minimum(most).maximum(least).permute(0, 2, 3, 1)
 
@@ -260,7 +256,10 @@ def comes_back(around_FYXc: Tensor, flow_FHW2: Tensor) -> Tensor:
 
 
 def shows(frame_FHWc: Tensor) -> Tensor:
-    """Return how far frames (F, 1) show by what they hold how a camera moves: 0 of one that shows nothing, 1 of most."""
+    """Return how far frames (F, H, W, 3), -1 .. 1, show how a camera moves (F, 1): 0 of one that shows nothing, 1 of most.
+
+    By their contrast: the mean difference between a pixel and the next on its right, and between it and the next below, together.
+    """
     grey = frame_FHWc.float().mean(-1)
     contrast = grey.diff(dim=-1).abs().mean((-1, -2)) + grey.diff(dim=-2).abs().mean((-1, -2))
     return (contrast[..., None] / BLANK - 1).clamp(0, 1)

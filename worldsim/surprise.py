@@ -177,10 +177,13 @@ class _Walk:
         self.memory.patches[:, t] = patches[0]
         if self.network.config.surrounded:
             shown = film.frames[t].expand(len(keys), -1, -1, -1)
-            before = film.frames[max(t - 1, 0)].expand_as(shown)
-            maps = self.network.maps(made.tokens[:, 0], told.cond[:, 0], before)
-            self.around[t:] = [go_on(self.around[t - 1], maps, shown) if t else surround(shown)]
-            views = turned(self.views[t - 1], maps[:, None]) if t else self.memory.views[:, :0]
+            if t == 0:
+                around, views = surround(shown), self.memory.views[:, :0]
+            else:
+                before = film.frames[t - 1].expand_as(shown)
+                maps = self.network.maps(made.tokens[:, 0], told.cond[:, 0], before)
+                around, views = go_on(self.around[t - 1], maps, shown), turned(self.views[t - 1], maps[:, None])
+            self.around[t:] = [around]
             self.views[t:] = [F.pad(views, (0, 0, 0, 1))]
 
     def _error(self, film: _Film, t: int) -> Tensor:
