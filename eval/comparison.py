@@ -16,76 +16,30 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldsim import checkpoint as checkpoints
-from worldsim.config import preset
 from worldsim.envs.record import record
-from worldsim.errors import UsageError, suggestion
-from worldsim.eval.comparison_report import figure, markdown
+from worldsim.envs.workers import LOCAL, backend_in_use, number_of_workers
+from worldsim.errors import UsageError
+from worldsim.eval.comparison_ladder import scaling
+from worldsim.eval.comparison_plan import MATCHINGS, RIVALS, Plan, Trial, ladder_of, read_plan, searches_of, trials_of
+from worldsim.eval.comparison_report import figure, markdown, scaling_figure
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
+from worldsim.eval.comparison_trainings import Trainings, best_rates
 from worldsim.eval.hypotheses import HYPOTHESES, NOT_TESTED, Contrast, Hypothesis, holm, outcome
-from worldsim.eval.probe import called, probe
+from worldsim.eval.other_sizes import skill_at_sizes
+from worldsim.eval.probe import probe
 from worldsim.eval.sizes import presets
 from worldsim.provenance import provenance, write_json
 from worldsim.storage import write_atomically
-from worldsim.train import TrainConfig, train
+from worldsim.world_model import load
 
-RIVALS = ("unet", "unet-stacked")
-MATCHINGS = {"parameters": "", "operations": "-flops"}
-"""How arms are matched, and what their presets are called."""
 RECORDED = "worldsim/Arena-v0"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a comparison trains, and how it asks. Saved with the results."""
-
-    base: str = "nano"
-    """Preset of the transformer; the U-Nets are those beside it."""
-    seeds: int
-    """Trainings of every arm. Below three nothing is known of how trainings differ; below five all is exploratory."""
-    steps: int
-    """Optimisation steps of every training."""
-    episodes: int
-    """Episodes recorded to train on, where no recording is given."""
-    tier: str
-    """Scenes a family, as in `worldsim probe`."""
-    families: tuple[str, ...] = tuple(code for one in HYPOTHESES for code in one.families)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "episodes"):
-            if getattr(self, name) < 1:
-                raise UsageError(name, got=getattr(self, name), allowed="1 or more", fix=f"{name}: 3")
-        for rival in RIVALS:
-            preset(f"{self.base}-{rival}")
-        called(self.families, self.tier)
-
-
-PLANS = {
-    "quick": Plan(
-        seeds=1, steps=150, episodes=100, tier="smoke", families=("P1c", "P1d", "P2b", "P3-I1"),
-        train=TrainConfig(clip_frames=(8, 16), clip_shares=(0.6, 0.4), validate_minutes=60.0),
-    ),
-    "nano": Plan(seeds=3, steps=4000, episodes=3000, tier="standard"),
-}  # fmt: skip
-"""`quick` takes minutes and shows the path; `nano` is the comparison, hours on two cores."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One training of the comparison."""
-
-    preset: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folders."""
-        return f"{self.preset}-seed{self.seed}"
-
-
 def compare(
-    plan: str = "quick", out: str | os.PathLike[str] = "runs/compare", data: str | None = None
+    plan: str = "quick",
+    out: str | os.PathLike[str] = "runs/compare",
+    data: str | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Train a transformer and U-Nets alike, probe them alike, and say which of the article's claims hold.
 
@@ -93,63 +47,52 @@ def compare(
         plan: "quick" (minutes: the whole path, no conclusions), "nano" (hours), or a JSON file with fields of `Plan`.
         out: folder for the trainings, the probes, ``results.json``, ``report.md`` and ``verdict.png``.
         data: recording to train on; by default the Arena is recorded into ``out``.
+        workers: trainings at a time, each in a process of its own with its share of the cores; on two cores 2 takes less
+            time than 1, but minutes of training are then those beside another. None: one here, all that a cluster has there.
 
     Finished trainings and probes are kept: run the same command again after an interruption and it goes on. Inside ``with
-    worldsim.envs.cluster.on_cluster(...)`` recording and probes work in a cluster's processes, and ``out`` must be a folder
-    that all its machines see under the same path; trainings stay on this machine.
+    worldsim.envs.cluster.on_cluster(...)`` recording, trainings and probes work in a cluster's processes, and ``out`` must be
+    a folder that all its machines see under the same path.
 
     Returns what is written to ``results.json``; UsageError for unknown plans and for folders of another plan.
 
     """
     started = time.perf_counter()
     chosen, folder = read_plan(plan), Path(out)
+    at_once = number_of_workers(workers if workers or backend_in_use() != LOCAL else 1)
     settings = json.loads(json.dumps(dataclasses.asdict(chosen)))
     _claim(folder, {"plan": settings, "data": data})
     recording = Path(data) if data is not None else _recorded(folder / "recording", chosen)
-    trials = trials_of(chosen)
-    probed: dict[str, Probed] = {}
-    with tqdm(total=2 * len(trials), desc="compare", unit="part") as bar:
+    trainings = Trainings(plan=chosen, recording=recording, folder=folder / "runs", workers=at_once)
+    searches, trials, ladder = searches_of(chosen), trials_of(chosen), ladder_of(chosen)
+    rungs = [trial for trials_of_kind in ladder.values() for trial in trials_of_kind]
+    with tqdm(total=len(searches) + 2 * len(trials) + len(rungs), desc="compare", unit="part") as bar:
+        trainings.finish(searches, bar)
+        tried = trainings.tried(searches)
+        rates = best_rates(chosen, tried)
+        trials = [dataclasses.replace(trial, rate=rates[trial.preset]) for trial in trials]
+        rungs = [dataclasses.replace(trial, rate=rates[chosen.base + end]) for end in ladder for trial in ladder[end]]
+        trainings.finish([*trials, *rungs], bar)
+        records = {trial.name: trainings.record(trial) for trial in (*trials, *rungs)}
+        probed: dict[str, Probed] = {}
         for trial in trials:
-            bar.set_postfix_str(f"training {trial.name}")
-            run = _trained(folder / "runs" / trial.name, recording, chosen, trial)
-            bar.update()
             bar.set_postfix_str(f"probing {trial.name}")
-            probed[trial.name] = _probed(folder, run, chosen, trial)
+            probed[trial.name] = _probed(folder, trainings.run(trial), chosen, trial, records[trial.name])
             bar.update()
-    records = {trial.name: _record(folder / "runs" / trial.name) for trial in trials}
+    sizes = presets(list(dict.fromkeys(trial.preset for trial in (*trials, *rungs))))
+    mflop = {name: size["training_mflop"] for name, size in sizes.items()}
     results = {
         "command": "compare", "plan": settings, "data": data, **provenance(seed=0),
-        "sizes": presets(list(dict.fromkeys(trial.preset for trial in trials))),
+        "sizes": sizes, "rates_tried": tried, "scaling": scaling(chosen, ladder, records, mflop),
         "trainings": records, **answers(chosen, probed), "not_tested": dict(NOT_TESTED),
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     write_atomically(folder / "verdict.png", figure(results))
+    if results["scaling"] is not None:
+        write_atomically(folder / "scaling.png", scaling_figure(results["scaling"]))
     write_json(folder / "results.json", results)
     write_atomically(folder / "report.md", markdown(results).encode())
     return results
-
-
-def read_plan(plan: str) -> Plan:
-    """Return a plan by its name, or read from a JSON file; UsageError says what is wrong with it."""
-    if plan in PLANS:
-        return PLANS[plan]
-    path, allowed = Path(plan), f"{', '.join(PLANS)}, or a JSON file with fields of {Plan.__name__}"
-    if not path.is_file():
-        raise UsageError("plan", got=repr(plan), allowed=allowed, fix=suggestion(plan, tuple(PLANS)))
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        fields["families"] = tuple(fields.get("families", PLANS["nano"].families))
-        fields["train"] = TrainConfig.from_json(fields.get("train", {}))
-        return Plan(**fields)
-    except (ValueError, TypeError, AttributeError) as error:
-        fix = f"{error}; begin with what results.json of another comparison has under plan"
-        raise UsageError("plan", got=str(path), allowed=allowed, fix=fix) from error
-
-
-def trials_of(plan: Plan) -> list[Trial]:
-    """Return all trainings of a plan, seed by seed, so that whatever is finished first can be compared."""
-    names = [plan.base, *(f"{plan.base}-{rival}{suffix}" for suffix in MATCHINGS.values() for rival in RIVALS)]
-    return [Trial(preset=name, seed=seed) for seed in range(plan.seeds) for name in names]
 
 
 def answers(plan: Plan, probed: Mapping[str, Probed]) -> dict[str, Any]:
@@ -224,26 +167,12 @@ def _recorded(folder: Path, plan: Plan) -> Path:
     return folder
 
 
-def _trained(run: Path, recording: Path, plan: Plan, trial: Trial) -> Path:
-    """Train, or go on training; a finished run is left alone."""
-    record_of = _record(run)
-    if not record_of or record_of["steps"] < record_of["steps_planned"]:
-        config = dataclasses.replace(plan.train, seed=trial.seed)
-        train(recording, run, preset=trial.preset, steps=plan.steps, config=config, progress=False)
-    return run
-
-
-def _record(run: Path) -> dict[str, Any]:
-    """Return the training record of a run: steps, minutes, validation scores; nothing if there is no checkpoint yet."""
-    if not (run / "checkpoint").is_dir():
-        return {}
-    training = checkpoints.load(run).training
-    return {name: training[name] for name in ("steps", "steps_planned", "minutes", "parameters", "validation")}
-
-
-def _probed(folder: Path, run: Path, plan: Plan, trial: Trial) -> Probed:
-    """Probe a trained model, or read what is there."""
-    out = folder / "probes" / trial.name
+def _probed(folder: Path, run: Path, plan: Plan, trial: Trial, record_of: Mapping[str, Any]) -> Probed:
+    """Probe a trained model and dream at other frame sizes, or read what is there."""
+    out, sizes = folder / "probes" / trial.name, folder / "sizes" / f"{trial.name}.json"
     if not (out / "results.json").is_file():
         probe(str(run), out, plan.tier, list(plan.families), truth=folder / "truth")
-    return Probed.read(out, trial.seed)
+    if not sizes.is_file():
+        sizes.parent.mkdir(exist_ok=True)
+        write_json(sizes, skill_at_sizes(load(run)))
+    return Probed.read(out, trial.seed, {**record_of["validation"], **json.loads(sizes.read_text(encoding="utf-8"))})

@@ -11,12 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from worldsim.eval.hypotheses import LEAST_TRAININGS
+from worldsim.eval.hypotheses import FASTER, LEAST_TRAININGS
 from worldsim.eval.quality_report import table
+from worldsim.eval.scaling import Law
 from worldsim.provenance import describe
 
 VALIDATED = (1, 8)
 """Dreamt frames after which the errors of trained arms are shown."""
+KINDS = {"dit": "transformer", "unet": "U-Net with attention over time"}
 NAMES = {"unet": "U-Net with attention over time", "unet-stacked": "U-Net over stacked frames"}
 MEANING = (
     "A difference is transformer less U-Net, with its 95 % interval; matched by *parameters* (within 2 %) and by *operations* of "
@@ -44,6 +46,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     for rival, answers in results["answers"].items():
         parts += [f"## Against the {NAMES[rival]}", _answers(results, answers)]
     parts += [MEANING, "## Every arm", _arms(results), "## What each arm costs", _sizes(results)]
+    if results["rates_tried"]:
+        parts += ["## Learning rates", _rates(results)]
+    if results["scaling"]:
+        parts += ["## Error and compute", "![scaling](scaling.png)", _scaling(results)]
     parts += ["## Claims that are not tested here", _not_tested(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -63,19 +69,19 @@ def _answers(results: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
 
 
 def _interval(one: Mapping[str, Any]) -> str:
-    low, high = ("unbounded" if one[end] is None else f"{one[end]:+.2f}" for end in ("low", "high"))
-    return f"{one['value']:+.2f} [{low}, {high}]"
+    low, high = ("unbounded" if one[end] is None else f"{one[end]:+.3f}" for end in ("low", "high"))
+    return f"{one['value']:+.3f} [{low}, {high}]"
 
 
 def _arms(results: Mapping[str, Any]) -> str:
     codes = [code for code, arm in results["arms"].items() if arm["values"]]
     rows = []
-    for preset in results["sizes"]:
+    for preset in results["arms"][codes[0]]["values"] if codes else ():
         cells = []
         for code in codes:
             each = results["arms"][code]["values"][preset]
-            spread = f" (sd {np.std(each, ddof=1):.2f})" if len(each) > 1 else ""
-            cells.append(f"{np.mean(each):.2f}{spread}")
+            spread = f" (sd {np.std(each, ddof=1):.3f})" if len(each) > 1 else ""
+            cells.append(f"{np.mean(each):.3f}{spread}")
         rows.append([preset, *cells])
     return table(["arm", *codes], rows)
 
@@ -84,6 +90,8 @@ def _sizes(results: Mapping[str, Any]) -> str:
     rows = []
     for preset, size in results["sizes"].items():
         own = [one for name, one in results["trainings"].items() if name.rpartition("-seed")[0] == preset]
+        if not own:
+            continue  # a rung of the ladder
         minutes = np.mean([one["minutes"] for one in own])
         cost = [
             f"{size['parameters']:,}",
@@ -106,6 +114,40 @@ def _validated(trainings: Sequence[Mapping[str, Any]], score: str) -> str:
     if None in each:
         return "-"
     return f"{np.mean(each):.3f}" + (f" (sd {np.std(each, ddof=1):.3f})" if len(each) > 1 else "")
+
+
+def _rates(results: Mapping[str, Any]) -> str:
+    """Return the errors of every arm at every learning rate that was tried, the least in bold."""
+    rows = []
+    for arm, errors in results["rates_tried"].items():
+        least = min(error for error in errors.values() if error is not None)
+        shown = ["learnt nothing" if error is None else f"{error:.4f}" for error in errors.values()]
+        marks = ["**" if error == least else "" for error in errors.values()]
+        rows.append([arm, *(f"{mark}{one}{mark}" for mark, one in zip(marks, shown, strict=True))])
+    columns = ["arm", *(f"{rate} times" for rate in next(iter(results["rates_tried"].values())))]
+    steps = results["plan"]["search_steps"]
+    return table(columns, rows) + (
+        f"\n\nErrors of held-out dreams (mean over 1, 2, 4, ... frames) after {steps} steps with so many times the learning rates of "
+        "the plan, one training each, with a seed that is not compared. Every arm was then trained with its best."
+    )
+
+
+def _scaling(results: Mapping[str, Any]) -> str:
+    """Return the laws of both kinds, and what they foretold of a training that they were not fitted to."""
+    found, rows = results["scaling"], []
+    for kind, one in found["kinds"].items():
+        law, following, (low, high) = one["law"], one["next"], one["exponent"]
+        rows.append([
+            KINDS[kind], f"{law['a']:.3g} C^-{law['b']:.2f} + {law['c']:.3g}", f"[{low:.2f}, {high:.2f}]",
+            f"{following['foretold']:.4f} [{following['low']:.4f}, {following['high']:.4f}]", f"{following['measured']:.4f}",
+            f"{following['measured'] / following['foretold'] - 1:+.1%}",
+        ])  # fmt: skip
+    columns = ["kind", "error after C Tflop", "exponent", "foretold of the largest", "measured", "off by"]
+    return (
+        f"H6 {FASTER.claim}: exponent of the transformer less that of the U-Net {_interval(found['difference'])}, p {found['p']:.3f}: "
+        f"**{found['outcome']}**. One training a point, with a decay of its own; intervals allow for errors of other seeds "
+        f"(sd {found['spread']:.1%}). Laws go through the points that none with less compute beats.\n\n"
+    ) + table(columns, rows)
 
 
 def _not_tested(results: Mapping[str, Any]) -> str:
@@ -139,6 +181,31 @@ def figure(results: Mapping[str, Any]) -> bytes:
         for i, name in enumerate(first["contrasts"])
     ]
     drawn.legend(handles=keys, fontsize=8, loc="outside lower center", ncols=len(keys))
+    return _png(drawn)
+
+
+def scaling_figure(found: Mapping[str, Any]) -> bytes:
+    """Draw the errors of a ladder of trainings over their compute, the laws through them, and what these foretold, as PNG."""
+    drawn = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = drawn.subplots()
+    for place, (kind, one) in enumerate(found["kinds"].items()):
+        ink, law, following = f"C{place}", Law(**one["law"]), one["next"]
+        for on_front in (True, False):
+            points = [point for point in one["points"] if point["on_front"] == on_front]
+            places = [point["tflop"] for point in points], [point["error"] for point in points]
+            axis.scatter(*places, marker="os"[place], edgecolors=ink, facecolors=ink if on_front else "none")
+        compute = np.geomspace(min(point["tflop"] for point in one["points"]), following["tflop"], 100)
+        axis.plot(compute, law(compute), color=ink, label=f"{KINDS[kind]}: C^-{law.b:.2f}")
+        bars = [[following["foretold"] - following["low"]], [following["high"] - following["foretold"]]]
+        axis.errorbar(following["tflop"], following["foretold"], yerr=bars, color=ink, capsize=4)
+        axis.scatter(following["tflop"], following["measured"], marker="*", s=140, color=ink)
+    axis.set(xscale="log", yscale="log", xlabel="operations of training, Tflop", ylabel="error of held-out dreams")
+    axis.set_title("Filled: none with less compute is better. Star: measured, not fitted.", fontsize=9)
+    axis.legend(fontsize=8)
+    return _png(drawn)
+
+
+def _png(drawn: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(drawn).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -22,6 +22,8 @@ from worldsim.eval.registry import FAMILIES
 from worldsim.eval.rows import MODEL
 from worldsim.eval.statistics import CONFIDENCE, RESAMPLES, Estimate
 
+NUMBER = "one number a model"
+"""Stands where families do for what no probe asks."""
 Columns = Mapping[str, Float64[np.ndarray, " n"]]
 
 
@@ -34,9 +36,11 @@ class Probed:
     """Per family what `results.json` says of it."""
     columns: Mapping[str, Columns]
     """Per family the columns of all rows, named row/column."""
+    numbers: Mapping[str, float]
+    """What else is known of the model: scores of the last validation of its training, `worldsim.eval.other_sizes`."""
 
     @classmethod
-    def read(cls, folder: Path, seed: int) -> Probed:
+    def read(cls, folder: Path, seed: int, numbers: Mapping[str, float]) -> Probed:
         """Read the results of `worldsim probe`; UsageError if they are not whole."""
         try:
             tables = json.loads((folder / "results.json").read_text())["families"]
@@ -49,11 +53,13 @@ class Probed:
         for name, column in flat.items():
             code, rest = name.split("/", 1)
             columns.setdefault(code, {})[rest] = column
-        return cls(seed=seed, tables=tables, columns=columns)
+        return cls(seed=seed, tables=tables, columns=columns, numbers=numbers)
 
 
 def asked(hypothesis: Hypothesis, models: Sequence[Probed]) -> tuple[str, ...]:
-    """Return the families of a hypothesis that all models were asked about, and that are not void."""
+    """Return the families of a hypothesis that all models were asked about, and that are not void; `NUMBER` where none ask."""
+    if not hypothesis.families:
+        return (NUMBER,) if all(hypothesis.measure in model.numbers for model in models) else ()
     return tuple(
         code
         for code in hypothesis.families
@@ -66,8 +72,10 @@ def values(
 ) -> Float64[np.ndarray, "resamples models"]:
     """Return each model's number, the mean over families: of all scenes (row 0), then of resampled scenes.
 
-    One draw of scenes is the same for all models.
+    One draw of scenes is the same for all models. What no family asks is known by one number, which stands in all rows.
     """
+    if not hypothesis.families:
+        return np.tile([float(model.numbers[str(hypothesis.measure)]) for model in models], (RESAMPLES + 1, 1))
     each = np.zeros((len(codes), RESAMPLES + 1, len(models)))
     for place, code in enumerate(codes):
         count = len(models[0].columns[code][f"{MODEL}/{FAMILIES[code].error.columns[0]}"])
@@ -111,10 +119,12 @@ def contrast(
         test = ttest_ind(one[0], other[0], equal_var=False)
         low, high = test.confidence_interval(CONFIDENCE)
         p, method = float(np.asarray(test)[1]), "Welch over training seeds"
+    elif not hypothesis.families:
+        low, high, p, method = -np.inf, np.inf, 1.0, "none: too few trainings"
     else:
         low, high, p = _bootstrap(one[1:], other[1:])
         method = "bootstrap over scenes and seeds" if seeds > 1 else "bootstrap over scenes, one training seed"
-    count = len(next(iter(ours[0].columns[codes[0]].values())))
+    count = len(next(iter(ours[0].columns[codes[0]].values()))) if hypothesis.families else seeds
     difference = Estimate(value=value, low=float(low), high=float(high), n=count)
     return Contrast(difference=difference, p=p, trainings=seeds, method=method)
 

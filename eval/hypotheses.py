@@ -17,6 +17,8 @@ EQUIVALENT = 0.05
 LEVEL = 0.05
 LEAST_TRAININGS = 3
 """Trainings an arm from which on intervals are taken over trainings, and words other than `OPEN` are said."""
+LOST = "skill_lost_at_other_sizes"
+"""Name of the number that `worldsim.eval.other_sizes` finds."""
 SUPPORTED, REVERSED, SAME, OPEN = "supported", "reversed", "equivalent", "inconclusive"
 
 
@@ -26,9 +28,10 @@ class Hypothesis:
 
     code: str
     claim: str
-    families: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    """Families of probes that ask; none where it is answered by one number a model (`Probed.numbers`)."""
     measure: str | None = None
-    """A measure of the families; None for their skill."""
+    """A measure of the families, None for their skill; without families the number's name."""
     ceiling: str = ORACLE
     """Row whose skill is 1."""
     sign: int = 1
@@ -51,18 +54,29 @@ HYPOTHESES = (
         families=("P3-I1", "P3-I2", "P3-I3", "P3-I4", "P3-I5", "P3-I6"),
     ),
     Hypothesis(
+        code="H4", claim="combinations never seen are predicted as well as those seen", families=("P4-C1", "P4-C2"),
+        measure="gap", sign=-1, unit="cm", margin=0.5,
+    ),
+    Hypothesis(
         code="H5", claim="dreams stay whole for longer", families=("P5b",), measure="whole for", unit="frames", margin=5.0,
+    ),
+    Hypothesis(
+        code="H7", claim="other resolutions and aspect ratios cost less skill", measure=LOST, sign=-1,
     ),
     Hypothesis(
         code="H9", claim="still pixels do not flicker", families=("P5a",), measure="flicker", sign=-1, unit="grey levels",
         margin=0.1, primary=False,
     ),
+    Hypothesis(
+        code="H8", claim="U-Nets learn more in equal steps", measure="error_8", unit="squared error after 8 frames",
+        margin=0.005, primary=False,
+    ),
 )  # fmt: skip
 
+FASTER = Hypothesis(code="H6", claim="error falls faster with compute", unit="exponent", margin=0.05, primary=False)
+"""Asked of a ladder of trainings (`worldsim.eval.comparison_ladder`), one each, against the U-Net of as many parameters alone."""
+
 NOT_TESTED: Mapping[str, str] = {
-    "H4": "combinations never seen are predicted as well as those seen: no recording that holds combinations out is compared yet",
-    "H6": "skill grows faster with compute: no ladder of sizes is trained yet",
-    "H7": "other resolutions, aspect ratios and durations lose less: not measured yet",
     "text": "the model is steered by text: worldsim has actions, no text",
     "tokenizer": "a learned tokenizer helps: all arms work on pixels",
     "state-space, mixture-of-experts": "other trunks: no such arm",

@@ -114,11 +114,11 @@ def _target(read: Places, truth: TruePlaces, scene: int, event: Occlusion) -> tu
         else 0.0
     )
     recalled = bool(near.any()) and shown <= FALSELY_SHOWN
-    named = _nearest(read, true[later], scene, later)
+    named = nearest(read, true[later], scene, later)
     return float(recalled), 1.0, shown, float(named == event.slot), 1.0, went, way
 
 
-def _nearest(read: Places, place: np.ndarray, scene: int, frame: int) -> int | None:
+def nearest(read: Places, place: np.ndarray, scene: int, frame: int) -> int | None:
     """Return the colour read nearest to a place in a frame, or None where none is within `RECALL_WITHIN_M`."""
     distance = np.linalg.norm(read.xy[scene, frame] - place, axis=-1)
     distance = np.where(read.found[scene, frame], distance, np.inf)

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from worldsim.errors import UsageError, suggestion
 from worldsim.eval.causes import CAUSES
+from worldsim.eval.composition import COMPOSITION
 from worldsim.eval.control import CONTROL
 from worldsim.eval.drift import DRIFT
 from worldsim.eval.families import Family
 from worldsim.eval.permanence import PERMANENCE
 from worldsim.eval.views import VIEWS
 
-FAMILIES: Mapping[str, Family] = {family.code: family for family in (*PERMANENCE, *VIEWS, *CAUSES, *DRIFT, *CONTROL)}
+FAMILIES: Mapping[str, Family] = {
+    family.code: family for family in (*PERMANENCE, *VIEWS, *CAUSES, *COMPOSITION, *DRIFT, *CONTROL)
+}
 SMOKE = ("P1c", "P1d", "P2b", "P3-I1", "P6-right", "P6-orbit")
 """Families of the smoke tier: one or two of each claim."""
 SCENES = {"smoke": 8, "standard": 64, "full": 512}

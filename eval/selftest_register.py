@@ -18,10 +18,12 @@ VIEWS = ("P2a", "P2b", "P2c", "P2d", "P2e")
 EFFECTS = ("P3-I1", "P3-I2", "P3-I3", "P3-I4", "P3-I5", "P3-I6", "P3-I7")
 """Causes that have an effect in every other pair."""
 CAUSES = (*EFFECTS, "P3-I8")
+COMPOSITION = ("P4-C1", "P4-C2")
+"""Pairs in which a body slides in sight, and nothing is done."""
 DRIFT = ("P5a", "P5b")
 PUSHES = ("P6-right", "P6-forward")
 CONTROL = (*PUSHES, "P6-orbit", "P6-tilt", "P6-curtain")
-CHECKED = (*PERMANENCE, *VIEWS, *CAUSES, *DRIFT, *CONTROL)
+CHECKED = (*PERMANENCE, *VIEWS, *CAUSES, *COMPOSITION, *DRIFT, *CONTROL)
 """Families of the matrix."""
 
 NUISANCES = ("noise .03", "blur", "gamma 1.2")
@@ -60,25 +62,25 @@ def _but(codes: tuple[str, ...], *without: str) -> tuple[str, ...]:
 _SCORED_WITH_CURTAIN = ("P6-right", "P6-forward", "P6-tilt")
 """Every other scene of these has the curtain, too, at work in both films."""
 REGISTERED: Mapping[str, Registered] = {
-    # Nothing is hidden in P2 but by a body that moves, nothing before the effect is scored in P3, nothing in P5a.
-    "deleted behind": Registered((*RETURNS, "P2d"), ("P2c", "P5b", *_SCORED_WITH_CURTAIN, "P6-curtain")),
+    # Nothing is hidden in P2 and P4 but by a body that moves, nothing before the effect is scored in P3, nothing in P5a.
+    "deleted behind": Registered((*RETURNS, "P2d"), ("P2c", *COMPOSITION, "P5b", *_SCORED_WITH_CURTAIN, "P6-curtain")),
     # What rests where it was seen last is right where all is at rest (P1f, P2d), and may be where some is (P1h).
     "freeze": Registered(
-        ("P1a", "P1b", "P1c", "P1e"), ("P1d", "P1g", "P1h", "P2c", "P5b", *_SCORED_WITH_CURTAIN, "P6-curtain")
+        ("P1a", "P1b", "P1c", "P1e"), ("P1d", "P1g", "P1h", "P2c", *COMPOSITION, "P5b", *_SCORED_WITH_CURTAIN, "P6-curtain")
     ),
     # In P1g the other colour is hidden as well. Where nothing is hidden the colour changes in the middle.
-    "colour swap": Registered((*RETURNS, "P5a"), (*VIEWS, *CAUSES, "P5b", *CONTROL)),
+    "colour swap": Registered((*RETURNS, *COMPOSITION, "P5a"), (*VIEWS, *CAUSES, "P5b", *CONTROL)),
     "shape swap": Registered((), CHECKED),
     "early 4": Registered((), CHECKED),
     "late 4": Registered((), CHECKED),
     # 15 cm cost three quarters of a miss; only one of the bodies of P1e, P1f and P2 is moved.
     "teleport 15 cm": Registered(
-        ("P1a", "P1b", "P1c"), ("P1d", "P1e", "P1f", "P1g", "P1h", *VIEWS, *CAUSES, *DRIFT, *CONTROL)
+        ("P1a", "P1b", "P1c"), ("P1d", "P1e", "P1f", "P1g", "P1h", *VIEWS, *CAUSES, *COMPOSITION, *DRIFT, *CONTROL)
     ),
     "always redrawn": Registered((*CURTAIN, "P1g", "P6-curtain"), ("P5b", *_SCORED_WITH_CURTAIN, "P6-orbit")),
     # What is hidden or still whole is so in a mirror too, and no effect has no mirror image.
     "mirrored": Registered(
-        (*RETURNS, *VIEWS, "P3-I4", "P5b", *PUSHES),
+        (*RETURNS, *VIEWS, "P3-I4", *COMPOSITION, "P5b", *PUSHES),
         (*_but(EFFECTS, "P3-I4"), "P6-orbit", "P6-tilt", "P6-curtain"),
     ),
     # At full speed all the time (P2a) the camera is a step behind in every frame.
@@ -91,11 +93,11 @@ REGISTERED: Mapping[str, Registered] = {
     "bystander jiggles": Registered((), CHECKED),
     # The disc stands near the middle, where targets of P3 rest; it may cover them.
     "ghost": Registered(
-        ("P5a",), (*RETURNS, *VIEWS, *_but(CAUSES, "P3-I1", "P3-I4"), "P5b", *CONTROL)
+        ("P5a",), (*RETURNS, *VIEWS, *_but(CAUSES, "P3-I1", "P3-I4"), *COMPOSITION, "P5b", *CONTROL)
     ),
-    # Nothing is done in I2, I8 and P5a that matters to what is scored; half the pairs of I6 are driven, by chance.
+    # Nothing is done in I2, I8, P4 and P5a that matters to what is scored; half the pairs of I6 are driven, by chance.
     "action ignored": Registered(
-        _but(CHECKED, "P3-I2", "P3-I6", "P3-I8", "P5a"), ("P3-I6",)
+        _but(CHECKED, "P3-I2", "P3-I6", "P3-I8", *COMPOSITION, "P5a"), ("P3-I6",)
     ),
     "noise .03": Registered(()),
     "noise .08": Registered((), CHECKED),

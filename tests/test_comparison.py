@@ -13,9 +13,11 @@ from scipy.stats import ttest_ind
 
 import worldsim
 from worldsim.errors import UsageError
-from worldsim.eval.comparison import PLANS, answers, compare, read_plan, trials_of
+from worldsim.eval.comparison import answers, compare
+from worldsim.eval.comparison_plan import PLANS, Plan, read_plan, searches_of, trials_of
 from worldsim.eval.comparison_report import figure, markdown
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
+from worldsim.eval.comparison_trainings import Trainings, best_rates
 from worldsim.eval.families import Scores
 from worldsim.eval.hypotheses import HYPOTHESES, Contrast, Hypothesis, holm, outcome
 from worldsim.eval.registry import FAMILIES
@@ -27,6 +29,9 @@ CODES = ("P1c", "P1d")
 TRIVIAL = ("copy last", "freeze")
 SCENES = 32
 H1 = dataclasses.replace(HYPOTHESES[0], families=CODES)
+(H8,) = (one for one in HYPOTHESES if one.code == "H8")
+TINY = {"frames_per_step": 8, "clip_frames": [4], "clip_shares": [1.0], "validate_minutes": 60.0}
+"""Settings of trainings that take no time."""
 
 
 def probed(folder: Path, cost: float, seed: int = 0, void: bool = False) -> Probed:
@@ -42,7 +47,7 @@ def probed(folder: Path, cost: float, seed: int = 0, void: bool = False) -> Prob
     np.savez_compressed(folder / "scenes.npz", **columns)
     table = {"trivial": list(TRIVIAL), "outcome": "void" if void else "better than trivial"}
     (folder / "results.json").write_text(json.dumps({"families": dict.fromkeys(CODES, table)}))
-    return Probed.read(folder, seed)
+    return Probed.read(folder, seed, {"error_8": cost / 100})
 
 
 def test_a_models_number_is_its_probes_skill(tmp_path: Path):
@@ -84,6 +89,20 @@ def test_three_trainings_are_compared_by_welch_fewer_by_bootstrap(tmp_path: Path
     assert "one training seed" in one.method and one.difference.low > 0
     same = contrast(H1, CODES, ours[:2], ours[:2])
     assert same.difference.low < 0 < same.difference.high and same.p > 0.5
+
+
+def test_what_is_learnt_is_compared_by_held_out_dreams(tmp_path: Path):
+    """The last validation of every training counts, by Welch; of fewer than three trainings nothing is said."""
+    ours = [probed(tmp_path / f"a{i}", 5.0 + 0.3 * i, seed=i) for i in range(3)]
+    theirs = [probed(tmp_path / f"b{i}", 3.0 + 0.2 * i, seed=i) for i in range(3)]
+    codes = asked(H8, [*ours, *theirs])
+    three = contrast(H8, codes, ours, theirs)
+    assert three.difference.value == pytest.approx(0.053 - 0.032) and three.difference.low > 0 and three.p < 0.05
+    wanted = ttest_ind([0.05, 0.053, 0.056], [0.03, 0.032, 0.034], equal_var=False).confidence_interval(0.95)
+    assert (three.difference.low, three.difference.high) == pytest.approx(wanted)
+    one = contrast(H8, codes, ours[:1], theirs[:1])
+    assert one.p == 1.0 and not np.isfinite([one.difference.low, one.difference.high]).any()
+    assert asked(dataclasses.replace(H8, measure="error_512"), ours) == ()  # no dream was so long
 
 
 def interval(low: float, high: float) -> Contrast:
@@ -135,12 +154,26 @@ def test_the_report_says_one_word_a_claim(tmp_path: Path):
     size = {"parameters": 1_000_000, "training_mflop": 400.0, "dream_mflop": 140.0}
     names = dict.fromkeys(trial.preset for trial in trials_of(plan))
     results = {
-        "plan": dataclasses.asdict(plan), **said, "sizes": dict.fromkeys(names, size), "not_tested": {"H6": "later"},
+        "plan": dataclasses.asdict(plan), **said, "sizes": dict.fromkeys(names, size), "not_tested": {"H6": "later"}, "rates_tried": {}, "scaling": None,
         "trainings": {trial.name: {"minutes": 2.0, "validation": {"error_1": 0.1 + 0.01 * trial.seed}} for trial in trials_of(plan)},
         "device": "cpu", "threads": 1, "commit": "0" * 40, "dirty": False, "cpu": "any", "seed": 0, "versions": {},
         "time_utc": "", "seconds": 1.0,
     }  # fmt: skip
     text = markdown(results)
+    assert "Learning rates" not in text
+    tried = {"nano": {"0.5": 0.2, "1": 0.1234}, "nano-unet": {"0.5": 0.3, "1": None}}
+    with_rates = markdown(results | {"rates_tried": tried})
+    assert (
+        "| nano | 0.2000 | **0.1234** |" in with_rates and "| nano-unet | **0.3000** | learnt nothing |" in with_rates
+    )
+    kind = {
+        "points": [], "law": {"a": 0.5, "b": 0.25, "c": 0.02}, "exponent": [0.2, 0.3],
+        "next": {"tflop": 40.0, "foretold": 0.1, "low": 0.09, "high": 0.11, "measured": 0.12},
+    }  # fmt: skip
+    found = {"kinds": {"dit": kind, "unet": kind}, "spread": 0.01, "p": 0.8, "outcome": "inconclusive"}
+    found["difference"] = {"value": 0.0, "low": -0.1, "high": 0.1}
+    with_ladder = markdown(results | {"scaling": found})
+    assert "0.1000 [0.0900, 0.1100] | 0.1200 | +20.0% |" in with_ladder and "C^-0.25" in with_ladder
     assert "0.110 (sd 0.010) | - |" in text  # errors at the end of training; none was taken after 8 frames
     assert text.count("**supported**") == 2 and "exploratory" in text and "| H6 | later |" in text
     assert figure(results).startswith(b"\x89PNG")
@@ -190,15 +223,63 @@ def test_u_nets_are_trained_and_stepped_as_any_other(stripe_recording: Path, tmp
     assert dreamt.shape == (2, 1, 3, *model.spec.frame_shape)
 
 
+PLAN = Plan(
+    seeds=2, steps=2, episodes=1, tier="smoke", families=("P1c",), rates=(0.5, 2.0), search_steps=1, train=TrainConfig.from_json(TINY)
+)  # fmt: skip
+
+
+def test_every_arm_tries_every_rate_and_is_trained_with_its_best():
+    """As many trials an arm, of a seed that is not compared; then all seeds of an arm share its best rate."""
+    searches, trials = searches_of(PLAN), trials_of(PLAN)
+    assert {(one.preset, one.rate) for one in searches} == {(arm, rate) for arm in PLAN.arms for rate in (0.5, 2.0)}
+    assert {one.seed for one in searches} == {2} and {one.seed for one in trials} == {0, 1}
+    tried: dict[str, dict[str, float | None]] = {arm: {"0.5": 0.2, "2": 0.1} for arm in PLAN.arms}
+    tried["nano"] = {"0.5": 0.2, "2": None}  # diverged
+    assert best_rates(PLAN, tried) == {arm: 0.5 if arm == "nano" else 2.0 for arm in PLAN.arms}
+    settings, plain = dataclasses.replace(trials[1], rate=2.0).config(PLAN).optim, PLAN.train.optim
+    assert settings.muon_lr == 2 * plain.muon_lr and settings.adamw_lr == 2 * plain.adamw_lr
+    assert settings.readout_lr == plain.readout_lr and trials[-1].config(PLAN).seed == 1
+    assert len({one.name for one in [*searches, *trials]}) == len(searches) + len(trials)
+    only = dataclasses.replace(PLAN, rates=(0.3,))
+    assert searches_of(only) == [] and best_rates(only, {}) == dict.fromkeys(PLAN.arms, 0.3)
+    with pytest.raises(UsageError, match="learnt at none"):
+        best_rates(PLAN, {"nano": {"0.5": None}})
+
+
+def test_trainings_at_a_time_are_those_one_by_one(stripe_recording: Path, tmp_path: Path):
+    """Two processes leave what one leaves, finished trainings are not touched again, and searches read their scores."""
+    searches = [one for one in searches_of(PLAN) if one.preset == "nano"]
+    apart = Trainings(plan=PLAN, recording=stripe_recording, folder=tmp_path / "apart", workers=2)
+    alone = Trainings(plan=PLAN, recording=stripe_recording, folder=tmp_path / "alone", workers=1)
+    apart.finish(searches)
+    alone.finish(searches)
+    for one in searches:
+        assert apart.record(one)["rate"] == one.rate and apart.record(one)["steps"] == 1
+    assert apart.tried(searches)["nano"] == pytest.approx(alone.tried(searches)["nano"], rel=1e-3)
+    weights = alone.run(searches[0]) / "checkpoint" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    alone.finish(searches)
+    assert weights.stat().st_mtime_ns == before
+    assert alone.record(dataclasses.replace(searches[0], name="none")) == {}
+
+
+@pytest.mark.parametrize("wrong", [{"rates": ()}, {"rates": (0.0,)}, {"rates": (1.0, 1.0)}, {"search_steps": 0}])
+def test_a_search_that_cannot_be_is_refused(wrong: dict[str, Any]):
+    """No rates, a rate of nothing, one twice, no steps to try them: the error names the argument."""
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        dataclasses.replace(PLAN, **wrong)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_comparison_runs_from_recording_to_report(tmp_path: Path):
     """Recording, five trainings, five probes and a report; a second call does nothing anew."""
     path = tmp_path / "plan.json"
     fields = {"seeds": 1, "steps": 2, "episodes": 20, "tier": "smoke", "families": ["P2b"]}
-    path.write_text(json.dumps({**fields, "train": {"frames_per_step": 8, "clip_frames": [4], "clip_shares": [1.0]}}))
-    first = compare(str(path), tmp_path / "out")
-    assert set(first["answers"]["unet"]) == {"H2"} and len(first["trainings"]) == 5
+    path.write_text(json.dumps({**fields, "rates": [0.5, 1], "search_steps": 1, "train": TINY}))
+    first = compare(str(path), tmp_path / "out", workers=2)
+    assert set(first["answers"]["unet"]) == {"H2", "H8"} and len(first["trainings"]) == 5
+    assert [set(errors) for errors in first["rates_tried"].values()] == [{"0.5", "1"}] * 5
     assert "answers nothing" in (tmp_path / "out" / "report.md").read_text()
     again = compare(str(path), tmp_path / "out")
     assert again["answers"] == first["answers"] and again["seconds"] < first["seconds"] / 3

@@ -240,7 +240,7 @@ def test_rows_are_asked_what_they_are_named_for(
 def test_all_probes_are_called_by_one_word():
     """ "all" calls what every code together calls, at the size of any tier; a code of each kind calls just these."""
     every = called([*FAMILIES, *CODES, *FIDELITY_CODES], "smoke")
-    assert called("all", "smoke") == every and (len(every[0]), len(every[1])) == (28, len(CODES))
+    assert called("all", "smoke") == every and (len(every[0]), len(every[1])) == (30, len(CODES))
     some = called("P1c,P8-solidity", "standard")
     assert ([family.code for family in some[0]], some[1]) == (["P1c"], ("solidity",))
     assert called("P8-solidity", "smoke") == ([], ("solidity",), ())

@@ -202,7 +202,7 @@ COMMANDS = {
         around=ON_CLUSTER,
         examples=(
             "  worldsim compare quick --out runs/compare                       # minutes: shows the path, answers nothing\n"
-            "  worldsim compare nano --data data/arena --out runs/compare-nano # hours: three trainings an arm"
+            "  worldsim compare nano --data data/arena --workers 2             # hours: three trainings an arm, two at a time"
         ),
         after_interrupt=f"Finished trainings and probes are kept. {RUN_AGAIN} to go on.",
         report=_report_markdown,

@@ -191,9 +191,15 @@ def _beside(config: ModelConfig, architecture: str, width: int, heads: int, stem
 _NANO = ModelConfig(
     width=128, depth=3, heads=2, stem_channels=20, head_blocks=1, cond_width=64, readout_width=96, window=16
 )
+_PICO = dataclasses.replace(_NANO, width=32, depth=2, heads=1, stem_channels=8, cond_width=24, readout_width=24)
+_MICRO = dataclasses.replace(_NANO, width=64, depth=2, stem_channels=12, cond_width=48, readout_width=64)
 _SMALL = ModelConfig(width=128, depth=6, heads=4, stem_channels=48, cond_width=64)
 
 PRESETS: dict[str, ModelConfig] = {
+    "pico": _PICO,
+    "pico-unet": _beside(_PICO, "unet", 16, 1, 12),
+    "micro": _MICRO,
+    "micro-unet": _beside(_MICRO, "unet", 40, 1, 12),
     "nano": _NANO,
     "nano-pyramid": dataclasses.replace(_NANO, pyramid=True, depth=2, stem_channels=16),
     "nano-unet": _beside(_NANO, "unet", 128, 4, 20),
@@ -211,7 +217,7 @@ PRESETS: dict[str, ModelConfig] = {
     "base": ModelConfig(width=512, depth=12, heads=8, patch=8, stem_channels=96, cond_width=256),
     "large": ModelConfig(width=1024, depth=24, heads=16, patch=8, stem_channels=128, cond_width=512),
 }
-"""One row per size: `nano` for tests and sweeps, `small` for two CPU cores (`small-camera` is embedded), `base` and `large` for GPUs.
+"""One row per size: `pico` and `micro` to see how error falls with compute, `nano` for tests and sweeps, `small` for two CPU cores (`small-camera` is embedded), `base` and `large` for GPUs.
 
 `small-fine` has four times the tokens, and blocks that take turns. Beside a transformer stand U-Nets of as many parameters (within 2 %) and, called -flops, of as many operations in training
 (within 5 %), both counted for the Arena.
