@@ -46,11 +46,11 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
     kinds: dict[str, dict[str, Any]] = {
         "dit": {},
-        "taking turns": {"time_every": 2},
+        "taking turns": {"time_every": 2, "momentum": True},
         "pyramid": {"pyramid": True, "fine_patch": 2},
-        "camera": {"camera": True},
+        "camera": {"camera": True, "momentum": True},
         "unet": {"architecture": "unet", "fine_patch": 2},  # three levels, so that several of them look back
-        "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
+        "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2, "momentum": True},
     }
     config = dataclasses.replace(CONFIG, **kinds[request.param])
     with torch.random.fork_rng():
