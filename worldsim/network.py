@@ -288,17 +288,9 @@ class Network(nn.Module, abc.ABC):
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
-        copies = Copies(
-            moved=moved,
-            recalled=recalled,
-            moves=moves,
-            local=local,
-            flow=flow,
-            around=around,
-            maps=maps,
-            unheard=unheard,
-        )
-        return estimate, copies
+        return estimate, Copies(
+            moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around, maps=maps, unheard=unheard
+        )  # fmt: skip
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""
