@@ -293,7 +293,7 @@ def test_a_checkpoint_without_a_camera_gains_one():
     Asked for no camera it stays as it is.
     """
     shipped = checkpoints.load("arena-small")
-    bare = dataclasses.replace(shipped.model, camera=False, momentum=False)
+    bare = dataclasses.replace(shipped.model, camera=False)
     before = checkpoints.build(bare, shipped.world).eval()
     for parameter in before.parameters():
         torch.nn.init.normal_(parameter, std=0.03)
@@ -302,7 +302,7 @@ def test_a_checkpoint_without_a_camera_gains_one():
     before.network.head.forget_steering()  # that is learnt anew
     assert first_model("small", start, start.world) == start.model
     model = first_model("small-camera", start, start.world)
-    assert model == dataclasses.replace(start.model, camera=True, momentum=True)
+    assert model == dataclasses.replace(start.model, camera=True)
     after = first_weights(model, start, start.world, 0).eval()
     frames = torch.randint(0, 256, (1, 2, *start.world.frame_shape), dtype=torch.uint8)
     clip = Clip(frames=frames, actions=torch.zeros(1, 1, start.world.action_dim))

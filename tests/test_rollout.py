@@ -46,11 +46,11 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
     """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
     kinds: dict[str, dict[str, Any]] = {
         "dit": {},
-        "taking turns": {"time_every": 2, "momentum": True},
+        "taking turns": {"time_every": 2},
         "pyramid": {"pyramid": True, "fine_patch": 2},
-        "camera": {"camera": True, "momentum": True},
+        "camera": {"camera": True},
         "unet": {"architecture": "unet", "fine_patch": 2},  # three levels, so that several of them look back
-        "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2, "momentum": True},
+        "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
     }
     config = dataclasses.replace(CONFIG, **kinds[request.param])
     with torch.random.fork_rng():

@@ -22,14 +22,13 @@ from worldsim.training_config import TrainConfig
 def first_model(preset: str, start: checkpoints.Checkpoint | None, world: WorldSpec) -> ModelConfig:
     """Return what is trained: a preset, or a checkpoint's model with the parts that came later where it can gain them.
 
-    In another world what is read off a frame is learnt anew: as it is read today. A camera and momentum are added if the preset has them.
+    In another world what is read off a frame is learnt anew: as it is read today. A camera is added if the preset has one.
     """
     wanted = configs.preset(preset)
     if start is None:
         return wanted
     reads_action = start.model.reads_action or start.world != world
-    gained = {name: getattr(start.model, name) or getattr(wanted, name) for name in ("camera", "momentum")}
-    return dataclasses.replace(start.model, reads_action=reads_action, **gained)
+    return dataclasses.replace(start.model, reads_action=reads_action, camera=start.model.camera or wanted.camera)
 
 
 def first_weights(model: ModelConfig, start: checkpoints.Checkpoint | None, world: WorldSpec, seed: int) -> Denoiser:

@@ -19,7 +19,7 @@ ARCHITECTURES = {
 
 RECENT_FRAMES = 2
 
-ADDED = ("reads_action", "camera", "momentum")
+ADDED = ("reads_action", "camera")
 """Parts that came later: checkpoints that do not speak of them are older, and have none."""
 
 LIMITS = {
@@ -76,8 +76,6 @@ class ModelConfig:
 
     Such a network also remembers the surroundings of a picture, which have left it, unless it is ``stacked``.
     """
-    momentum: bool = False
-    """Whether what moved between the last two frames goes on moving (`worldsim.momentum`), unless the network says otherwise."""
     window: int = 32
     """Frames a token can attend to, its own included."""
     max_steps: int = 8
@@ -114,9 +112,6 @@ class ModelConfig:
                 allowed="fine_patch times a power of two: a U-Net or a pyramid halves its cells until they are patches",
                 fix="4 x 4 = 16 is the default",
             )
-        if self.momentum and self.recent < RECENT_FRAMES:
-            allowed = "3 or more with momentum, which sees motion between the last two frames"
-            raise UsageError("window", got=self.window, allowed=allowed, fix="16 is nano's")
         if self.max_steps & (self.max_steps - 1):
             raise UsageError("max_steps", got=self.max_steps, allowed="a power of two", fix="8 is the default")
 
@@ -212,7 +207,7 @@ PRESETS: dict[str, ModelConfig] = {
     "nano-unet-stacked": _beside(_NANO, "unet-stacked", 128, 4, 32),
     "nano-unet-stacked-flops": _beside(_NANO, "unet-stacked", 128, 4, 20),
     "small": _SMALL,
-    "small-camera": dataclasses.replace(_SMALL, camera=True, momentum=True),
+    "small-camera": dataclasses.replace(_SMALL, camera=True),
     "small-pyramid": dataclasses.replace(_SMALL, pyramid=True),
     "small-fine": dataclasses.replace(_SMALL, patch=8, time_every=3),
     "small-unet": _beside(_SMALL, "unet", 160, 5, 48),

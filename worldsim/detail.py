@@ -94,23 +94,6 @@ def pixel_convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, PIXEL_CHANNELS, 3, padding=1), nn.SiLU(), last)
 
 
-class Momentum(nn.Module):
-    """Says at every pixel how far what was seen to move goes on (`worldsim.momentum`), and corrects the flow that comes of it."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.judge = pixel_convolutions(3 + hidden + 2 + 4, 3)
-
-    def forward(self, previous_FHWc: Tensor, hidden_FHWe: Tensor, local_FHW2: Tensor, drift_FHW4: Tensor) -> Tensor:
-        """Return the flow (F, H, W, 2) in pixels that is added to the ``local`` one.
-
-        ``drift`` is that of `Sources`. At first half of the carried motion counts.
-        """
-        seen = torch.cat([previous_FHWc, hidden_FHWe, local_FHW2, drift_FHW4], dim=-1).to(hidden_FHWe.dtype)
-        goes, correction = self.judge(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).float().split([1, 2], dim=-1)
-        return goes.sigmoid() * drift_FHW4[..., :2] + correction
-
-
 class DetailStem(nn.Module):
     """From pixels to cells: the frame, the recent ones before it (`ModelConfig.recent`) and the place, convolved."""
 
@@ -150,22 +133,6 @@ class Blend:
     """Flow (F, H, W, 2), in pixels, along which the previous frame is moved."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What frames are made of, beside new values."""
-
-    around: Tensor
-    """The previous frame in its surroundings (F, Y, X, 4), or alone (F, H, W, 3) where nothing is known of them."""
-    recalled: Tensor
-    """What was seen in the same place earlier (F, H, W, 3)."""
-    nothing: Tensor
-    """Where there was nothing to recall (F)."""
-    maps: Tensor
-    """How the camera moves (F, M), as `DetailHead.camera` says it; (F, 0) of a head without one."""
-    drift: Tensor
-    """How everything moves if it goes on, and how it was seen to (F, H, W, 4); (F, H, W, 0) of a head without momentum."""
-
-
 class DetailHead(nn.Module):
     """From tokens back to pixels, with the stem's cells beside them so that fine detail need not pass the trunk.
 
@@ -190,7 +157,6 @@ class DetailHead(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(config.stem_channels, cond_dim) for _ in range(config.head_blocks))
         self.action_dim = cond_dim - config.cond_width
         self.camera = CameraMotion(config.width, cond_dim, self.action_dim) if config.camera else None
-        self.momentum = Momentum(PIXEL_HIDDEN) if config.momentum else None
         self.returning = nn.Parameter(torch.tensor([RETURN_WEIGHT])) if config.surrounded else None
         # flow, how much the camera's counts, flow per action, height above what the camera's map is of
         self.motions = [2, int(config.camera), 2 * self.action_dim, int(config.camera)]
@@ -208,9 +174,21 @@ class DetailHead(nn.Module):
             if config.camera:
                 next(self.follow.parameters())[:, -1] = 0
 
-    def forward(self, tokens_FRCD: Tensor, cells_FhwE: Tensor, cond_FC: Tensor, sources: Sources) -> Blend:
-        """Return the clean frame estimate and what it is made of."""
-        around_FYXc, recalled_FHWc, nothing_F, maps_FM = sources.around, sources.recalled, sources.nothing, sources.maps
+    def forward(
+        self,
+        tokens_FRCD: Tensor,
+        cells_FhwE: Tensor,
+        around_FYXc: Tensor,
+        recalled_FHWc: Tensor,
+        nothing_F: Tensor,
+        cond_FC: Tensor,
+        maps_FM: Tensor,
+    ) -> Blend:
+        """Return the clean frame estimate and what it is made of.
+
+        ``around`` is the previous frame in its surroundings, or alone where nothing is known of them; ``recalled`` has
+        no share where there was ``nothing`` to recall; ``maps`` (F, M) are what its `camera` says, (F, 0) of a head without one.
+        """
         previous_FHWc = middle(around_FYXc, *recalled_FHWc.shape[1:3])
         tokens_FRCD = normalise(tokens_FRCD)
         coarse = depth_to_space(self.from_tokens(tokens_FRCD), self.merge)  # (F, h, w, E)
@@ -221,8 +199,6 @@ class DetailHead(nn.Module):
         pixels = depth_to_space(self.out(cells), self.cell)
         values, hidden, motion = pixels.split(self.outputs, dim=-1)
         local, weight, heights = self.flow(previous_FHWc, hidden, motion, cond_FC)
-        if self.momentum is not None:
-            local = local + self.momentum(previous_FHWc, hidden, local, sources.drift)
         flow, raised = local, torch.zeros_like(local[..., :1])
         if self.camera is not None:
             height, width = previous_FHWc.shape[1:3]

@@ -17,13 +17,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldsim.attention import rotary_phases, two_stream_attention
 from worldsim.cache import Layer
 from worldsim.config import ModelConfig
-from worldsim.detail import DetailHead, DetailStem, Sources, normalise
-from worldsim.momentum import carried_on, seen_motion
+from worldsim.detail import DetailHead, DetailStem, normalise
 from worldsim.motion import elsewhere, surroundings, turned, views_after
 from worldsim.readout import ReadoutHead
 from worldsim.recall import Recall
@@ -223,16 +221,6 @@ class Network(nn.Module, abc.ABC):
         """Return what `maps` (..., M) say beyond what the action alone tells."""
         return maps if self.head.camera is None else maps - self.head.camera.blind(cond)
 
-    def drift(self, recent: Tensor, view: Tensor) -> Tensor:
-        """Return how everything moves if it goes on, and how it was seen to (F, H, W, 4), from recent frames (F, P, H, W, 3).
-
-        ``view`` (F, V) is from where the last but one was seen. (F, H, W, 0) of a network without momentum.
-        """
-        if not self.config.momentum:
-            return recent.new_zeros(len(recent), *recent.shape[2:4], 0)
-        seen = seen_motion(recent[:, -1], recent[:, -2], view)
-        return torch.cat([carried_on(seen), seen], dim=-1)
-
     def read(self, before: Tensor, shown: Tensor, action: Tensor, known: Tensor) -> Tensor:
         """Return raw readout rows (F, R) of frames, given the ones before (F, H, W, 3) and, where ``known`` (F,), the actions between."""
         return self.readout(before, shown, self.condition.scaled(action) * known[:, None])
@@ -267,30 +255,32 @@ class Network(nn.Module, abc.ABC):
         memory = self.remember(shown_BTHWc, made.tokens[:, 0], clean) if self.remembers else (recent, recent)
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
         around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
-        before_last = shown_BTHWc.new_zeros(b, t, 0)
         now = self.maps(made.tokens[:, -1], noisy_cond_BTC, shown_BTHWc)
         unheard = self.unheard(now, noisy_cond_BTC)
         if self.config.surrounded:
             maps = self.maps(made.tokens[:, 0], clean_cond_BTC, recent[:, :-1, -1])
             unheard = torch.cat([unheard, self.unheard(maps, clean_cond_BTC)])
             around = surroundings(shown_BTHWc, maps)
-            views = views_after(maps.detach())  # (B, T, T, V)
-            before_last = F.pad(views[:, 1:, :-1].diagonal(dim1=1, dim2=2).mT, (0, 0, 1, 0))
-            hidden = hidden | elsewhere(turned(views, now.detach()[:, :, None]))
+            hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))
         recalled, nothing = self.recalled(made.tokens[:, -1], noisy, memory, hidden, shown_BTHWc)  # (B, T, H, W, 3)
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
-        sources = Sources(
-            around=around.flatten(0, 1), recalled=recalled.flatten(0, 1), nothing=nothing.flatten(),
-            maps=now.flatten(0, 1), drift=self.drift(recent[:, 1:].flatten(0, 1), before_last.flatten(0, 1)),
-        )  # fmt: skip
-        blend = self.head(tokens, cells, noisy_cond_BTC.flatten(0, 1), sources)
+        sources = around.flatten(0, 1), recalled.flatten(0, 1), nothing.flatten()
+        blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1), now.flatten(0, 1))
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
-        return estimate, Copies(
-            moved=moved, recalled=recalled, moves=moves, local=local, flow=flow, around=around, maps=maps, unheard=unheard
-        )  # fmt: skip
+        copies = Copies(
+            moved=moved,
+            recalled=recalled,
+            moves=moves,
+            local=local,
+            flow=flow,
+            around=around,
+            maps=maps,
+            unheard=unheard,
+        )
+        return estimate, copies
 
     def _mix_streams(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as training does: (B, S, T, G, N, K), clean frames and noisy forms of the next ones."""

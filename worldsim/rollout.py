@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
-from worldsim.detail import Sources
 from worldsim.errors import UsageError
 from worldsim.motion import (
     SURROUNDING_CHANNELS,
@@ -234,7 +233,6 @@ class FrameStream:
             action.expand(len(passes), -1, -1),
             self.known.expand(len(passes), -1),
         )  # (passes, B, ...)
-        self.drift = network.drift(state.recent, self._before_last(times))
         self.told = {one: told.at(i) for i, one in enumerate(passes)}
 
     def estimate(self, frame: Tensor, recent: Tensor, at: Pass) -> Tensor:
@@ -249,8 +247,8 @@ class FrameStream:
         recalled, nothing = self.network.recalled(
             made.tokens[:, None], self.phases, memory, hidden[:, None], recent[:, -1:]
         )
-        sources = Sources(around=around, recalled=recalled[:, 0], nothing=nothing[:, 0], maps=maps, drift=self.drift)
-        return self.network.head(made.tokens.unflatten(1, self.grid), made.cells, cond, sources).estimate
+        tokens = made.tokens.unflatten(1, self.grid)
+        return self.network.head(tokens, made.cells, around, recalled[:, 0], nothing[:, 0], cond, maps).estimate
 
     def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
         """Leave the frame in the cache for good and return its raw readout rows (B, R).
@@ -265,11 +263,6 @@ class FrameStream:
                 maps = self.network.maps(tokens, self.told[at].cond, recent[:, -1])
                 self._keep_places(turned(self.cache.views, maps[:, None]), go_on(self.cache.around, maps, shown))
         return self.network.read(recent[:, -1], shown, self.action, self.known)
-
-    def _before_last(self, times: Tensor) -> Tensor:
-        """Return from where the last frame but one was seen (B, V), as the last one has it."""
-        views = self.cache.views
-        return views[self.rows, (times - 2) % views.shape[1]] if views.shape[-1] else views.new_zeros(len(views), 0)
 
     def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, G, N, K) of the frame into a layer's cache, and return that cache."""

@@ -22,7 +22,6 @@ from worldsim.attention import attend_beside
 from worldsim.cache import StreamCache
 from worldsim.config import ModelConfig
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_unit
-from worldsim.detail import Sources
 from worldsim.errors import UsageError
 from worldsim.losses import LossConfig, level_weight
 from worldsim.motion import elsewhere, go_on, surround, turned
@@ -201,15 +200,15 @@ class _Walk:
             hidden = elsewhere(turned(self.views[t - 1][:, None, past], now[:, :, None]))
         around = self.around[t - 1][:, None].expand(-1, x.shape[1], -1, -1, -1) if self.around else previous
         recalled, nothing = self.network.recalled(x, self.phases[t], memory, hidden, previous)  # (B, L, H, W, 3)
-        before_last = self.views[t - 1][:, t - 2] if self.views and t > 1 else x.new_zeros(len(x), 0)
-        drift = self.network.drift(film.recent[t].expand(len(x), -1, -1, -1, -1), before_last)
-        drift = drift[:, None].expand(-1, x.shape[1], -1, -1, -1)
-        sources = Sources(
-            around=around.flatten(0, 1), recalled=recalled.flatten(0, 1), nothing=nothing.flatten(), maps=now.flatten(0, 1),
-            drift=drift.flatten(0, 1),
-        )  # fmt: skip
-        tokens = x.flatten(0, 1).unflatten(1, self.grid)
-        blend = self.network.head(tokens, made.cells, told.cond.flatten(0, 1), sources)
+        blend = self.network.head(
+            x.flatten(0, 1).unflatten(1, self.grid),
+            made.cells,
+            around.flatten(0, 1),
+            recalled.flatten(0, 1),
+            nothing.flatten(),
+            told.cond.flatten(0, 1),
+            now.flatten(0, 1),
+        )
         squared = (blend.estimate - film.frames[t]).square().mean((-1, -2, -3))
         return (squared.view(x.shape[:2]) * self.weights).mean()
 
