@@ -65,8 +65,8 @@ def compare(
     recording = Path(data) if data is not None else _recorded(folder / "recording", chosen)
     trainings = Trainings(plan=chosen, recording=recording, folder=folder / "runs", workers=at_once)
     searches, trials, ladder = searches_of(chosen), trials_of(chosen), ladder_of(chosen)
-    rungs = [trial for trials_of_kind in ladder.values() for trial in trials_of_kind]
-    with tqdm(total=len(searches) + 2 * len(trials) + len(rungs), desc="compare", unit="part") as bar:
+    total = len(searches) + 2 * len(trials) + sum(map(len, ladder.values()))
+    with tqdm(total=total, desc="compare", unit="part") as bar:
         trainings.finish(searches, bar)
         tried = trainings.tried(searches)
         rates = best_rates(chosen, tried)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from worldsim.eval.comparison_plan import LADDER_RIVAL, Plan, Trial
+from worldsim.eval.comparison_scores import between
 from worldsim.eval.comparison_trainings import mean_error
 from worldsim.eval.hypotheses import FASTER, Contrast, outcome
-from worldsim.eval.scaling import LEAST_POINTS, fit, front, interval, resampled
-from worldsim.eval.statistics import CONFIDENCE, RESAMPLES, Estimate
+from worldsim.eval.scaling import LEAST_POINTS, fit, front, resampled
+from worldsim.eval.statistics import RESAMPLES, Estimate
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -37,13 +38,13 @@ def scaling(
         others = resampled(compute, error, spread, RESAMPLES, np.random.default_rng(2))
         exponents[end] = np.array([other.b for other in others])
         next_one = _tflop(plan, plan.base + end, plan.steps, mflop)
-        low, high = interval([float(other(next_one)) for other in others], CONFIDENCE)
+        low, high, _ = between(np.array([float(other(next_one)) for other in others]))
         kinds[end.removeprefix("-") or "dit"] = {
             "points": [
                 {"preset": trial.preset, "steps": trial.steps, "tflop": round(float(c), 2), "error": e, "on_front": row in kept}
                 for row, (trial, c, e) in enumerate(zip(trials, compute, error.tolist(), strict=True))
             ],
-            "law": {"a": law.a, "b": law.b, "c": law.c}, "exponent": interval(exponents[end].tolist(), CONFIDENCE),
+            "law": {"a": law.a, "b": law.b, "c": law.c}, "exponent": between(exponents[end])[:2],
             "next": {
                 "tflop": round(next_one, 2), "foretold": float(law(next_one)), "low": low, "high": high,
                 "measured": float(np.mean([mean_error(record) for record in tops[end]])),
@@ -68,8 +69,7 @@ def _spread(tops: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
 def _faster(plan: Plan, kinds: Mapping[str, Any], exponents: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return by how much the transformer's exponent is the larger, and the word for it."""
     gaps = exponents[""] - exponents[f"-{LADDER_RIVAL}"]
-    low, high = interval(gaps.tolist(), CONFIDENCE)
-    p = float(min(1.0, 2 * max(min((gaps <= 0).mean(), (gaps >= 0).mean()), 1 / len(gaps))))
+    low, high, p = between(gaps)
     value = kinds["dit"]["law"]["b"] - kinds[LADDER_RIVAL]["law"]["b"]
     difference = Estimate(value=value, low=low, high=high, n=len(kinds["dit"]["points"]))
     found = Contrast(difference=difference, p=p, trainings=plan.seeds, method="errors as other seeds might have them")

@@ -196,8 +196,7 @@ def scaling_figure(found: Mapping[str, Any]) -> bytes:
             axis.scatter(*places, marker="os"[place], edgecolors=ink, facecolors=ink if on_front else "none")
         compute = np.geomspace(min(point["tflop"] for point in one["points"]), following["tflop"], 100)
         axis.plot(compute, law(compute), color=ink, label=f"{KINDS[kind]}: C^-{law.b:.2f}")
-        bars = [[following["foretold"] - following["low"]], [following["high"] - following["foretold"]]]
-        axis.errorbar(following["tflop"], following["foretold"], yerr=bars, color=ink, capsize=4)
+        axis.plot([following["tflop"]] * 2, [following["low"], following["high"]], color=ink, marker="_")
         axis.scatter(following["tflop"], following["measured"], marker="*", s=140, color=ink)
     axis.set(xscale="log", yscale="log", xlabel="operations of training, Tflop", ylabel="error of held-out dreams")
     axis.set_title("Filled: none with less compute is better. Star: measured, not fitted.", fontsize=9)

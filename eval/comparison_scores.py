@@ -136,7 +136,11 @@ def _bootstrap(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]
     def drawn(arm: np.ndarray) -> np.ndarray:
         return np.take_along_axis(arm, rng.integers(0, arm.shape[1], size=arm.shape), axis=1).mean(axis=1)
 
-    gaps = drawn(one) - drawn(other)
+    return between(drawn(one) - drawn(other))
+
+
+def between(gaps: Float64[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """Return the interval of resampled differences, and how likely none is (two-sided); what is no number widens both ends."""
     tail = (1 - CONFIDENCE) / 2
     low = np.quantile(np.where(np.isfinite(gaps), gaps, -np.inf), tail, method="lower")
     high = np.quantile(np.where(np.isfinite(gaps), gaps, np.inf), 1 - tail, method="higher")

@@ -32,9 +32,12 @@ def skill_at_sizes(model: WorldModel) -> dict[str, float]:
         scripts = recorded_scripts(env, range(SIZES_SEED, SIZES_SEED + SCENES), STEPS)
     finally:
         env.close()
-    own, *others = (_skill(model, at_size(model.spec, size), scripts) for size in (model.spec.frame_shape[:2], *SIZES))
-    names = [f"{height} x {width}" for height, width in (model.spec.frame_shape[:2], *SIZES)]
-    return {**dict(zip(names, (own, *others), strict=True)), LOST: own - float(np.mean(others))}
+    sizes = (model.spec.frame_shape[:2], *SIZES)
+    skills = {
+        f"{height} x {width}": _skill(model, at_size(model.spec, (height, width)), scripts) for height, width in sizes
+    }
+    own, *others = skills.values()
+    return {**skills, LOST: own - float(np.mean(others))}
 
 
 def at_size(spec: WorldSpec, size: tuple[int, int]) -> WorldSpec:

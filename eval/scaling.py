@@ -7,7 +7,6 @@ those that no other training beats with less compute. Knows numbers only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -80,10 +79,3 @@ def resampled(
         kept = front(compute, other)
         laws.append(fit(compute[kept], other[kept]))
     return laws
-
-
-def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return the middle ``confidence`` of values."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.asarray(values, np.float64), [tail, 1 - tail])
-    return float(low), float(high)

@@ -12,7 +12,8 @@ from worldsim.errors import UsageError
 from worldsim.eval.comparison_ladder import scaling
 from worldsim.eval.comparison_plan import PLANS, ladder_of
 from worldsim.eval.comparison_report import scaling_figure
-from worldsim.eval.scaling import Law, fit, front, interval, resampled
+from worldsim.eval.comparison_scores import between
+from worldsim.eval.scaling import Law, fit, front, resampled
 
 PLAN = dataclasses.replace(PLANS["quick"], seeds=3, steps=800, rungs=("pico", "micro"), ladder=(100, 200, 400, 800))
 MFLOP = {"pico": 60.0, "micro": 160.0, "nano": 440.0, "pico-unet": 80.0, "micro-unet": 200.0, "nano-unet": 600.0}
@@ -54,7 +55,7 @@ def test_other_seeds_widen_the_interval():
     widths = []
     for spread in (0.005, 0.03):
         laws = resampled(compute, law(compute), spread, 100, np.random.default_rng(0))
-        low, high = interval([other.b for other in laws], 0.95)
+        low, high, _ = between(np.array([other.b for other in laws]))
         assert low < 0.3 < high
         widths.append(high - low)
     assert widths[1] > 2 * widths[0]
