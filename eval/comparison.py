@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from worldsim.storage import write_atomically
 from worldsim.world_model import load
 
 RECORDED = "worldsim/Arena-v0"
+Ladder = Mapping[str, Sequence[Trial]]
 
 
 def compare(
@@ -50,7 +51,9 @@ def compare(
         workers: trainings at a time, each in a process of its own with its share of the cores; on two cores 2 takes less
             time than 1, but minutes of training are then those beside another. None: one here, all that a cluster has there.
 
-    Finished trainings and probes are kept: run the same command again after an interruption and it goes on. Inside ``with
+    Finished trainings and probes are kept: run the same command again after an interruption and it goes on. All arms are
+    trained and probed with one seed after the other, and the report of those that are done is there after each. What has been
+    probed needs its weights no more: ``out`` without ``runs`` can be taken to another machine, and goes on there. Inside ``with
     worldsim.envs.cluster.on_cluster(...)`` recording, trainings and probes work in a cluster's processes, and ``out`` must be
     a folder that all its machines see under the same path.
 
@@ -63,36 +66,74 @@ def compare(
     settings = json.loads(json.dumps(dataclasses.asdict(chosen)))
     _claim(folder, {"plan": settings, "data": data})
     recording = Path(data) if data is not None else _recorded(folder / "recording", chosen)
-    trainings = Trainings(plan=chosen, recording=recording, folder=folder / "runs", workers=at_once)
+    trainings = Trainings(plan=chosen, recording=recording, folder=folder, workers=at_once)
     searches, trials, ladder = searches_of(chosen), trials_of(chosen), ladder_of(chosen)
-    total = len(searches) + 2 * len(trials) + sum(map(len, ladder.values()))
-    with tqdm(total=total, desc="compare", unit="part") as bar:
+    probed: dict[str, Probed] = {}
+
+    def written(done: int) -> dict[str, Any]:
+        known = {"plan": settings, "data": data, "rates_tried": tried, "trainings_an_arm": done}
+        before_all = {} if done < chosen.seeds else ladder
+        results = known | _results(dataclasses.replace(chosen, seeds=done), trainings, probed, before_all)
+        results["seconds"] = round(time.perf_counter() - started, 1)
+        _write(folder, results)
+        return results
+
+    parts = len(searches) + 2 * len(trials) + sum(map(len, ladder.values()))
+    with tqdm(total=parts, desc="compare", unit="part") as bar:
         trainings.finish(searches, bar)
         tried = trainings.tried(searches)
         rates = best_rates(chosen, tried)
-        trials = [dataclasses.replace(trial, rate=rates[trial.preset]) for trial in trials]
-        rungs = [dataclasses.replace(trial, rate=rates[chosen.base + end]) for end in ladder for trial in ladder[end]]
-        trainings.finish([*trials, *rungs], bar)
-        records = {trial.name: trainings.record(trial) for trial in (*trials, *rungs)}
-        probed: dict[str, Probed] = {}
-        for trial in trials:
-            bar.set_postfix_str(f"probing {trial.name}")
-            probed[trial.name] = _probed(folder, trainings.run(trial), chosen, trial, records[trial.name])
-            bar.update()
-    sizes = presets(list(dict.fromkeys(trial.preset for trial in (*trials, *rungs))))
+        for done, some in _rounds(chosen, trials, at_once):
+            _probe_all(trainings, [dataclasses.replace(trial, rate=rates[trial.preset]) for trial in some], probed, bar)
+            if done < chosen.seeds:
+                written(done)
+        for end, rungs in ladder.items():
+            trainings.finish([dataclasses.replace(trial, rate=rates[chosen.base + end]) for trial in rungs], bar)
+    return written(chosen.seeds)
+
+
+def _rounds(plan: Plan, trials: Sequence[Trial], at_once: int) -> Iterator[tuple[int, list[Trial]]]:
+    """Yield trainings that are finished and probed before the next are begun, with the number of seeds done by then.
+
+    A seed at a time, so that there is soon something to look at; more where so many trainings can run at once.
+    """
+    seeds = -(-at_once // len(plan.arms))
+    for first in range(0, plan.seeds, seeds):
+        done = min(first + seeds, plan.seeds)
+        yield done, [trial for trial in trials if first <= trial.seed < done]
+
+
+def _probe_all(trainings: Trainings, trials: Sequence[Trial], probed: dict[str, Probed], bar: tqdm[Any]) -> None:
+    """Train and probe ``trials``, but for what is there, and add what the probes said; ``bar`` moves twice with each."""
+    there = [trial for trial in trials if trainings.record(trial) and _is_probed(trainings.folder, trial)]
+    bar.update(len(there))
+    trainings.finish([trial for trial in trials if trial not in there], bar, weights=True)
+    for trial in trials:
+        bar.set_postfix_str(f"probing {trial.name}")
+        probed[trial.name] = _probed(trainings, trial)
+        bar.update()
+
+
+def _results(plan: Plan, trainings: Trainings, probed: Mapping[str, Probed], ladder: Ladder) -> dict[str, Any]:
+    """Return what is known once all seeds of ``plan`` are probed, and all of ``ladder`` is trained."""
+    trials = [*trials_of(plan), *(trial for rungs in ladder.values() for trial in rungs)]
+    records = {trial.name: trainings.record(trial) for trial in trials}
+    sizes = presets(list(dict.fromkeys(trial.preset for trial in trials)))
     mflop = {name: size["training_mflop"] for name, size in sizes.items()}
-    results = {
-        "command": "compare", "plan": settings, "data": data, **provenance(seed=0),
-        "sizes": sizes, "rates_tried": tried, "scaling": scaling(chosen, ladder, records, mflop),
-        "trainings": records, **answers(chosen, probed), "not_tested": dict(NOT_TESTED),
-        "seconds": round(time.perf_counter() - started, 1),
+    return {
+        "command": "compare", **provenance(seed=0), "sizes": sizes, "trainings": records,
+        "scaling": scaling(plan, ladder, records, mflop) if ladder else None,
+        **answers(plan, probed), "not_tested": dict(NOT_TESTED),
     }  # fmt: skip
+
+
+def _write(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results, pictures and the report."""
     write_atomically(folder / "verdict.png", figure(results))
     if results["scaling"] is not None:
         write_atomically(folder / "scaling.png", scaling_figure(results["scaling"]))
-    write_json(folder / "results.json", results)
+    write_json(folder / "results.json", dict(results))
     write_atomically(folder / "report.md", markdown(results).encode())
-    return results
 
 
 def answers(plan: Plan, probed: Mapping[str, Probed]) -> dict[str, Any]:
@@ -167,12 +208,26 @@ def _recorded(folder: Path, plan: Plan) -> Path:
     return folder
 
 
-def _probed(folder: Path, run: Path, plan: Plan, trial: Trial, record_of: Mapping[str, Any]) -> Probed:
+def _is_probed(folder: Path, trial: Trial) -> bool:
+    return all(path.is_file() for path in (_probe_folder(folder, trial) / "results.json", _sizes_file(folder, trial)))
+
+
+def _probe_folder(folder: Path, trial: Trial) -> Path:
+    return folder / "probes" / trial.name
+
+
+def _sizes_file(folder: Path, trial: Trial) -> Path:
+    return folder / "sizes" / f"{trial.name}.json"
+
+
+def _probed(trainings: Trainings, trial: Trial) -> Probed:
     """Probe a trained model and dream at other frame sizes, or read what is there."""
-    out, sizes = folder / "probes" / trial.name, folder / "sizes" / f"{trial.name}.json"
+    folder, plan, run = trainings.folder, trainings.plan, trainings.run(trial)
+    out, sizes = _probe_folder(folder, trial), _sizes_file(folder, trial)
     if not (out / "results.json").is_file():
-        probe(str(run), out, plan.tier, list(plan.families), truth=folder / "truth")
+        probe(str(run), out, plan.tier, list(plan.families), truth=folder / "truth", scenes=plan.scenes)
     if not sizes.is_file():
         sizes.parent.mkdir(exist_ok=True)
         write_json(sizes, skill_at_sizes(load(run)))
-    return Probed.read(out, trial.seed, {**record_of["validation"], **json.loads(sizes.read_text(encoding="utf-8"))})
+    numbers = {**trainings.record(trial)["validation"], **json.loads(sizes.read_text(encoding="utf-8"))}
+    return Probed.read(out, trial.seed, numbers)

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from worldsim.eval.hypotheses import FASTER, LEAST_TRAININGS
 from worldsim.eval.quality_report import table
+from worldsim.eval.registry import SCENES
 from worldsim.eval.scaling import Law
 from worldsim.provenance import describe
 
@@ -30,7 +31,7 @@ MEANING = (
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the report as Markdown."""
     plan = results["plan"]
-    fewest = plan["seeds"]
+    fewest = results["trainings_an_arm"]
     standing = (
         f"Fewer than {LEAST_TRAININGS} trainings an arm tell little of how trainings differ: **this shows the path, and answers nothing.**"
         if fewest < LEAST_TRAININGS
@@ -38,11 +39,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         if fewest < 5
         else ""
     )
+    if fewest < plan["seeds"]:
+        standing += f" This is what is finished of {plan['seeds']} trainings an arm."
     how = (
         f"Transformer `{plan['base']}` and the U-Nets beside it, {fewest} training{'s' * (fewest > 1)} of {plan['steps']} steps an "
-        f"arm, probes of the tier {plan['tier']} on dev scenes. {describe(results)}"
+        f"arm, probes of {plan['scenes'] or SCENES[plan['tier']]} dev scenes a family. {describe(results)}"
     )
-    parts = ["# Transformer and U-Net as world simulators", how, standing, "![verdict](verdict.png)"]
+    parts = ["# Transformer and U-Net as world simulators", how, standing.strip(), "![verdict](verdict.png)"]
     for rival, answers in results["answers"].items():
         parts += [f"## Against the {NAMES[rival]}", _answers(results, answers)]
     parts += [MEANING, "## Every arm", _arms(results), "## What each arm costs", _sizes(results)]

@@ -1,8 +1,12 @@
-"""The trainings of a comparison: some at a time, each finished one kept, and the learning rates chosen from the short ones."""
+"""The trainings of a comparison: some at a time, each finished one kept, and the learning rates chosen from the short ones.
+
+What a training says of itself is kept beside its weights and outlives them: who only needs the numbers can remove the runs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from worldsim import checkpoint as checkpoints
 from worldsim.envs.workers import LOCAL, backend_in_use, in_processes
 from worldsim.errors import UsageError
 from worldsim.eval.comparison_plan import Plan, Trial
+from worldsim.provenance import write_json
 from worldsim.train import CHECKPOINT, train
 
 KEPT = ("steps", "steps_planned", "minutes", "parameters", "validation")
@@ -28,28 +33,32 @@ class Trainings:
     plan: Plan
     recording: Path
     folder: Path
-    """A folder for each training, by its name."""
+    """``runs`` has a folder for each training, by its name, ``records`` what each said of itself."""
     workers: int
     """Trainings at a time."""
 
     def run(self, trial: Trial) -> Path:
         """Return the folder of a training."""
-        return self.folder / trial.name
+        return self.folder / "runs" / trial.name
 
     def record(self, trial: Trial) -> dict[str, Any]:
         """Return what a training says of itself: steps, minutes, validation scores; nothing if there is no checkpoint yet."""
-        if not (self.run(trial) / CHECKPOINT).is_dir():
+        kept = self._kept(trial)
+        if kept.is_file():
+            return json.loads(kept.read_text(encoding="utf-8"))
+        if not self._has_weights(trial):
             return {}
         training = checkpoints.load(self.run(trial)).training
         return {"rate": trial.rate, **{name: training[name] for name in KEPT}}
 
-    def finish(self, trials: Sequence[Trial], bar: tqdm[Any] | None = None) -> None:
+    def finish(self, trials: Sequence[Trial], bar: tqdm[Any] | None = None, *, weights: bool = False) -> None:
         """Train all of ``trials``, or go on training them; finished ones are left alone, and ``bar`` moves with each.
 
         One at a time they are trained here, with all cores; several in processes, with a share of the cores each, which
         takes less time in all: small products keep one core busy, not many. On a cluster they go to its processes.
+        With ``weights`` those whose weights were removed are trained again.
         """
-        waiting = [trial for trial in trials if not self._finished(trial)]
+        waiting = [trial for trial in trials if not self._finished(trial) or (weights and not self._has_weights(trial))]
         if bar is not None:
             bar.update(len(trials) - len(waiting))
         workers = max(1, min(self.workers, len(waiting)))
@@ -67,10 +76,19 @@ class Trainings:
         record = self.record(trial)
         return bool(record) and record["steps"] >= record["steps_planned"]
 
+    def _has_weights(self, trial: Trial) -> bool:
+        return (self.run(trial) / CHECKPOINT).is_dir()
+
+    def _kept(self, trial: Trial) -> Path:
+        return self.folder / "records" / f"{trial.name}.json"
+
     def train(self, trial: Trial) -> Trial:
-        """Train one to its end."""
-        config = trial.config(self.plan)
+        """Train one to its end, and keep what it says of itself."""
+        config, kept = trial.config(self.plan), self._kept(trial)
+        kept.unlink(missing_ok=True)
         train(self.recording, self.run(trial), preset=trial.preset, steps=trial.steps, config=config, progress=False)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, self.record(trial))
         return trial
 
     def tried(self, searches: Sequence[Trial]) -> dict[str, dict[str, float | None]]:
