@@ -59,9 +59,9 @@ class Plan:
         for name in (*(f"{self.base}-{rival}" for rival in RIVALS), *(f"{rung}-{LADDER_RIVAL}" for rung in self.rungs)):
             preset(name)
         called(self.families, self.tier)
-        if self.scenes is not None and self.scenes < 1:
+        if self.scenes is not None and self.scenes < 2:
             raise UsageError(
-                "scenes", got=self.scenes, allowed="1 or more, or none for those of the tier", fix="scenes: 24"
+                "scenes", got=self.scenes, allowed="2 or more, or none for those of the tier", fix="scenes: 24"
             )
 
     @property
