@@ -83,7 +83,7 @@ def compare(
         trainings.finish(searches, bar)
         tried = trainings.tried(searches)
         rates = best_rates(chosen, tried)
-        for done, some in _rounds(chosen, trials, at_once):
+        for done, some in rounds(chosen, trials, at_once):
             _probe_all(trainings, [dataclasses.replace(trial, rate=rates[trial.preset]) for trial in some], probed, bar)
             if done < chosen.seeds:
                 written(done)
@@ -92,7 +92,7 @@ def compare(
     return written(chosen.seeds)
 
 
-def _rounds(plan: Plan, trials: Sequence[Trial], at_once: int) -> Iterator[tuple[int, list[Trial]]]:
+def rounds(plan: Plan, trials: Sequence[Trial], at_once: int) -> Iterator[tuple[int, list[Trial]]]:
     """Yield trainings that are finished and probed before the next are begun, with the number of seeds done by then.
 
     A seed at a time, so that there is soon something to look at; more where so many trainings can run at once.

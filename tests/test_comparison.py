@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy.stats import ttest_ind
 
 import worldsim
 from worldsim.errors import UsageError
-from worldsim.eval.comparison import answers, compare
+from worldsim.eval.comparison import answers, compare, rounds
 from worldsim.eval.comparison_plan import PLANS, Plan, read_plan, searches_of, trials_of
 from worldsim.eval.comparison_report import figure, markdown
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
@@ -261,6 +262,22 @@ def test_trainings_at_a_time_are_those_one_by_one(stripe_recording: Path, tmp_pa
     alone.finish(searches)
     assert weights.stat().st_mtime_ns == before
     assert alone.record(dataclasses.replace(searches[0], name="none")) == {}
+    said = alone.record(searches[0])
+    shutil.rmtree(alone.folder / "runs")
+    alone.finish(searches)
+    assert alone.record(searches[0]) == said and not weights.exists()
+    alone.finish(searches[:1], weights=True)
+    assert weights.exists() and not alone.run(searches[1]).exists()
+
+
+def test_seeds_are_finished_one_after_the_other_or_as_many_as_fit():
+    """A round holds all arms of a seed; two seeds where more than one seed's trainings run at once; no seed is left out."""
+    plan = dataclasses.replace(PLAN, seeds=3)
+    trials = trials_of(plan)
+    for at_once, expected in ((2, [(1, {0}), (2, {1}), (3, {2})]), (6, [(2, {0, 1}), (3, {2})])):
+        found = list(rounds(plan, trials, at_once))
+        assert [(done, {trial.seed for trial in some}) for done, some in found] == expected
+        assert [trial for _, some in found for trial in some] == trials
 
 
 @pytest.mark.parametrize("wrong", [{"rates": ()}, {"rates": (0.0,)}, {"rates": (1.0, 1.0)}, {"search_steps": 0}])
@@ -281,5 +298,6 @@ def test_a_comparison_runs_from_recording_to_report(tmp_path: Path):
     assert set(first["answers"]["unet"]) == {"H2", "H8"} and len(first["trainings"]) == 5
     assert [set(errors) for errors in first["rates_tried"].values()] == [{"0.5", "1"}] * 5
     assert "answers nothing" in (tmp_path / "out" / "report.md").read_text()
+    shutil.rmtree(tmp_path / "out" / "runs")  # what is probed needs its weights no more
     again = compare(str(path), tmp_path / "out")
     assert again["answers"] == first["answers"] and again["seconds"] < first["seconds"] / 3
