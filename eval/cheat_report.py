@@ -40,7 +40,7 @@ SAYS: Mapping[str, str] = {
         " shown in {P1g/shown while hidden} of their hidden frames."
     ),
     "NearestClip": (
-        "plays what followed the most similar moment of 3,000 recorded episodes. Frames are perfect and bodies are elsewhere:"
+        "plays what followed the most similar moment of 2,000 recorded episodes. Frames are perfect and bodies are elsewhere:"
         " recall {P1c/recall}, no control (P6), and effects of {P3-I8/effect of no cause} cm where nothing was changed."
     ),
     "Puppeteer": (
