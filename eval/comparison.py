@@ -62,6 +62,8 @@ def compare(
     """
     started = time.perf_counter()
     chosen, folder = read_plan(plan), Path(out)
+    if workers is not None and workers < 1:
+        raise UsageError("workers", got=workers, allowed="1 or more, or none", fix="--workers 2")
     at_once = number_of_workers(workers if workers or backend_in_use() != LOCAL else 1)
     settings = json.loads(json.dumps(dataclasses.asdict(chosen)))
     _claim(folder, {"plan": settings, "data": data})

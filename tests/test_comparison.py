@@ -201,6 +201,8 @@ def test_bad_plans_are_refused(tmp_path: Path):
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(UsageError, match="another plan"):
         compare("quick", tmp_path)
+    with pytest.raises(UsageError, match="workers"):
+        compare("quick", tmp_path, workers=0)
 
 
 def test_every_hypothesis_names_families_and_measures_that_there_are():
