@@ -2,8 +2,9 @@
 
 Two small Diffusion Transformers of the same blocks, the same size and the same trainings denoise a clip of frames together.
 In one all frames attend to each other, so that the first sees the last; in the other frames attend to those before them.
-Neither has worldsim's detail path, flow or recall: they compare two masks of attention and nothing else, and cannot be
-stepped as a world. Knows no environment.
+Every pixel is a blend of the last frame of the start, moved along an estimated flow, of the first frame of the end, moved
+too, where it is shown and may be seen, and of a new value (Deep Voxel Flow, Liu et al. 2017). They compare two masks of
+attention and nothing else, and cannot be stepped as a world. Knows no environment.
 
 Dimension keys: B clips, T frames, N tokens of a frame, D width, H heads, K channels of a head, A action dimensions.
 """
@@ -14,6 +15,7 @@ import dataclasses
 import functools
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,11 +23,18 @@ from worldsim.attention import attend, rotary_phases
 from worldsim.config import ModelConfig
 from worldsim.detail import depth_to_space, normalise, space_to_depth
 from worldsim.dit import Block
+from worldsim.motion import warp
 from worldsim.network import FrameCondition
 
 SIZES = ModelConfig(width=128, depth=4, heads=2, patch=8, cond_width=64, window=32)
 """About as many parameters as the smallest world models have."""
 Frames = Float[Tensor, "b t h w 3"]
+PARTS = (2, 2, 3, 3)
+"""Numbers of a pixel: flows into start and end, logits of their shares and of a new value's, and that value."""
+FLOW_PIXELS = 16.0
+"""Pixels of motion per unit of flow that is put out."""
+SHUT = 1e4
+"""Logit of a share, with a minus, that has nothing to give."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,12 +67,16 @@ class ClipDenoiser(nn.Module):
     def __init__(self, action_dim: int, *, both_ways: bool, config: ModelConfig = SIZES) -> None:
         super().__init__()
         self.config, self.both_ways = config, both_ways
-        cond_dim, values = config.cond_width + action_dim, 3 * config.patch**2
+        cond_dim, area = config.cond_width + action_dim, config.patch**2
         self.condition = FrameCondition(config, action_dim)
-        self.into = nn.Linear(values, config.width)
+        self.into = nn.Linear(3 * area, config.width)
         self.frame_embed = nn.Linear(cond_dim, config.width)
         self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.depth))
-        self.out = nn.Linear(config.width, values)
+        self.out = nn.Linear(config.width, sum(PARTS) * area)
+        nn.init.normal_(self.out.weight, std=0.02)
+        with torch.no_grad():  # at first nothing moves and most of a pixel is copied
+            self.out.weight.view(area, sum(PARTS), -1)[:, : sum(PARTS[:2])] = 0
+            self.out.bias.zero_().view(area, -1)[:, sum(PARTS[:2]) : sum(PARTS[:3]) - 1] = 1.0
 
     def forward(
         self, frames: Frames, level: Float[Tensor, "b t"], shown: Bool[Tensor, "b t"], actions: Float[Tensor, "b t-1 a"]
@@ -86,7 +99,24 @@ class ClipDenoiser(nn.Module):
             assert isinstance(block, Block)
             modulation = block.modulation(cond)[..., None, :]
             x = block(x, modulation, phases, mix)
-        return depth_to_space(self.out(normalise(x)).flatten(0, 1).unflatten(1, grid), patch).unflatten(0, shown.shape)
+        pixels = depth_to_space(self.out(normalise(x)).flatten(0, 1).unflatten(1, grid), patch)
+        return self.blend(frames, shown, pixels.unflatten(0, shown.shape))
+
+    def blend(self, frames: Frames, shown: Bool[Tensor, "b t"], pixels: Float[Tensor, "b t h w _"]) -> Frames:
+        """Return every frame as a blend of the frames beside the gap, moved, and of new values."""
+        rows, length = torch.arange(len(shown), device=shown.device), shown.shape[1]
+        before = (~shown).int().argmax(dim=1) - 1
+        at_end = (~shown).flip(1).int().argmax(dim=1)  # shown frames behind the gap
+        after = (length - at_end).clamp(max=length - 1)
+        *flows, shares, new = pixels.split(PARTS, dim=-1)
+        moved = [
+            warp(frames[rows, index].repeat_interleave(length, 0), FLOW_PIXELS * flow.flatten(0, 1)).view_as(frames)
+            for index, flow in zip((before, after), flows, strict=True)
+        ]
+        unseen = ((at_end == 0) | torch.tensor(not self.both_ways, device=shown.device)).float() * SHUT
+        closed = F.pad(unseen[:, None], (1, 1))[:, None, None, None]  # the middle one of three shares
+        weights = (shares - closed).softmax(dim=-1)
+        return (weights[..., None] * torch.stack([*moved, new], dim=-2)).sum(dim=-2)
 
 
 def _past(frames: int, tokens: int) -> Tensor:
@@ -113,7 +143,7 @@ def fill_loss(
 
 @torch.no_grad()
 def fill(
-    model: ClipDenoiser, frames: Frames, actions: Tensor, shown: Bool[Tensor, "b t"], seed: int, steps: int = 8
+    model: ClipDenoiser, frames: Frames, actions: Tensor, shown: Bool[Tensor, "b t"], seed: int, steps: int = 4
 ) -> Frames:
     """Return the clips with the frames that are not ``shown`` drawn by ``steps`` Euler steps from noise to clean."""
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(seed))

@@ -34,10 +34,10 @@ ARMS = {"both ways": True, "past only": False}
 """Names of the two masks of attention, and whether frames see those after them."""
 ENDS = {"end shown": True, "end hidden": False}
 SHOWN = Shown()
-CLIPS, CHECKED, BALANCED = 4, 256, 0.7
+CLIPS, CHECKED, BALANCED = 4, 128, 0.7
 """Clips of a step, held-out clips that are filled in, and how many clips are drawn by their actions."""
 Pictures = Mapping[str, UInt8[np.ndarray, "t h w 3"]]
-OPTIM = OptimConfig(adamw_lr=1e-3)
+OPTIM = OptimConfig(adamw_lr=2e-3)
 
 
 def infilling(recording: str, out: str, steps: int = 800, seeds: int = 3, workers: int = 2) -> dict[str, Any]:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from worldsim.config import ModelConfig
-from worldsim.dit import Block
 from worldsim.eval import infilling_report
-from worldsim.eval.infilling import ClipDenoiser, Shown, fill, fill_loss
+from worldsim.eval.infilling import FLOW_PIXELS, ClipDenoiser, Shown, fill, fill_loss
 
 TINY = ModelConfig(width=32, depth=2, heads=1, patch=8, cond_width=16, window=8)
 SHOWN = Shown(start=2, between=2, end=2)
@@ -50,24 +49,22 @@ def test_hidden_frames_are_not_looked_at_and_shown_ones_are_kept():
     assert not torch.equal(one, fill(model, FRAMES, ACTIONS, shown, seed=4))
 
 
-def test_patches_come_back_to_their_places():
-    """With blocks that do nothing and one matrix to read what the other wrote, frames go through as they are."""
-    config = ModelConfig(width=192, depth=1, heads=1, patch=8, cond_width=16, window=8)
-    model = ClipDenoiser(1, both_ways=True, config=config)
-    torch.nn.init.eye_(model.into.weight)
-    torch.nn.init.eye_(model.out.weight)
-    for layer in (model.frame_embed, model.into, model.out):
-        torch.nn.init.zeros_(layer.bias)
-    torch.nn.init.zeros_(model.frame_embed.weight)
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        for layer in (block.proj, block.down):
-            torch.nn.init.zeros_(layer.weight)
-    patches = FRAMES.view(2, 6, 2, 8, 2, 8, 3).transpose(3, 4)  # (B, T, R, C, P, Q, 3)
-    expected = torch.nn.functional.layer_norm(patches.flatten(4), (192,)).view(patches.shape).transpose(3, 4)
-    shown = torch.ones(2, 6, dtype=torch.bool)
-    out = model(FRAMES, torch.ones(2, 6), shown, ACTIONS)
-    torch.testing.assert_close(out, expected.reshape(FRAMES.shape), atol=1e-4, rtol=1e-4)
+def test_frames_beside_the_gap_are_moved_and_blended():
+    """What is put out for a pixel fetches it from the start or the end, or paints it; an end that is not seen has no share."""
+    shown, height = SHOWN.mask(torch.tensor([True, False])), 16
+    for both_ways in (True, False):
+        model = network(both_ways=both_ways)
+        pixels = torch.zeros(2, 6, height, height, 10)
+        pixels[..., 5] = 20.0  # the end's share
+        pixels[..., 0] = 3 / FLOW_PIXELS  # three rows down in the last frame of the start
+        frames = model.blend(FRAMES, shown, pixels)
+        end_first, start_first = frames[0, 2], frames[1, 2]
+        moved = FRAMES[:, 1].roll(-3, dims=1)
+        expected = FRAMES[0, 4] if both_ways else moved[0] / 2  # and half of a new value, which is 0
+        torch.testing.assert_close(end_first[2:10, 2:-2], expected[2:10, 2:-2], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(start_first[2:10, 2:-2], moved[1, 2:10, 2:-2] / 2, atol=1e-3, rtol=1e-3)
+        pixels[..., 6], pixels[..., 7:] = 99.0, 0.25
+        torch.testing.assert_close(model.blend(FRAMES, shown, pixels), torch.full_like(FRAMES, 0.25))
 
 
 def test_the_loss_falls():
