@@ -89,8 +89,8 @@ def compare(
             _probe_all(trainings, [dataclasses.replace(trial, rate=rates[trial.preset]) for trial in some], probed, bar)
             if done < chosen.seeds:
                 written(done)
-        for end, rungs in ladder.items():
-            trainings.finish([dataclasses.replace(trial, rate=rates[chosen.base + end]) for trial in rungs], bar)
+        rungs = [dataclasses.replace(trial, rate=rates[chosen.base + end]) for end in ladder for trial in ladder[end]]
+        trainings.finish(rungs, bar)
     return written(chosen.seeds)
 
 
@@ -129,12 +129,12 @@ def _results(plan: Plan, trainings: Trainings, probed: Mapping[str, Probed], lad
     }  # fmt: skip
 
 
-def _write(folder: Path, results: Mapping[str, Any]) -> None:
+def _write(folder: Path, results: dict[str, Any]) -> None:
     """Write results, pictures and the report."""
     write_atomically(folder / "verdict.png", figure(results))
     if results["scaling"] is not None:
         write_atomically(folder / "scaling.png", scaling_figure(results["scaling"]))
-    write_json(folder / "results.json", dict(results))
+    write_json(folder / "results.json", results)
     write_atomically(folder / "report.md", markdown(results).encode())
 
 

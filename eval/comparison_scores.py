@@ -114,11 +114,7 @@ def contrast(
     value = float(one[0].mean() - other[0].mean())
     seeds = min(len(ours), len(theirs))
     if seeds >= LEAST_TRAININGS:
-        from scipy.stats import ttest_ind
-
-        test = ttest_ind(one[0], other[0], equal_var=False)
-        low, high = test.confidence_interval(CONFIDENCE)
-        p, method = float(np.asarray(test)[1]), "Welch over training seeds"
+        (low, high, p), method = welch(one[0], other[0]), "Welch over training seeds"
     elif not hypothesis.families:
         low, high, p, method = -np.inf, np.inf, 1.0, "none: too few trainings"
     else:
@@ -127,6 +123,15 @@ def contrast(
     count = len(next(iter(ours[0].columns[codes[0]].values()))) if hypothesis.families else seeds
     difference = Estimate(value=value, low=float(low), high=float(high), n=count)
     return Contrast(difference=difference, p=p, trainings=seeds, method=method)
+
+
+def welch(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Return the interval of the difference of two means of two or more trainings each, and how likely none is (Welch 1947)."""
+    from scipy.stats import ttest_ind
+
+    test = ttest_ind(one, other, equal_var=False)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return float(low), float(high), float(np.asarray(test)[1])
 
 
 def _bootstrap(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:

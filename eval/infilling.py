@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from worldsim.attention import attend, rotary_phases
 from worldsim.config import ModelConfig
-from worldsim.detail import depth_to_space, normalise, space_to_depth
+from worldsim.denoiser import add_noise
+from worldsim.detail import FLOW_PIXELS, SHUT, depth_to_space, normalise, space_to_depth
 from worldsim.dit import Block
 from worldsim.motion import warp
 from worldsim.network import FrameCondition
@@ -31,10 +32,6 @@ SIZES = ModelConfig(width=128, depth=4, heads=2, patch=8, cond_width=64, window=
 Frames = Float[Tensor, "b t h w 3"]
 PARTS = (2, 2, 3, 3)
 """Numbers of a pixel: flows into start and end, logits of their shares and of a new value's, and that value."""
-FLOW_PIXELS = 16.0
-"""Pixels of motion per unit of flow that is put out."""
-SHUT = 1e4
-"""Logit of a share, with a minus, that has nothing to give."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +84,8 @@ class ClipDenoiser(nn.Module):
         into = torch.cat([torch.zeros_like(actions[:, :1]), actions], dim=1)  # the action that leads into each frame
         known = (torch.arange(frames.shape[1], device=frames.device) > 0).expand(shown.shape)
         cond = self.condition(torch.where(shown, 1.0, level), (~shown).long(), into, known)
-        x = self.into(space_to_depth(frames.flatten(0, 1), patch).flatten(1, 2)).unflatten(
-            0, shown.shape
-        )  # (B, T, N, D)
+        patches = space_to_depth(frames.flatten(0, 1), patch).flatten(1, 2)
+        x = self.into(patches).unflatten(0, shown.shape)  # (B, T, N, D)
         x = x + self.frame_embed(cond)[..., None, :]
         cos, sin = rotary_phases(torch.arange(frames.shape[1]), grid, self.config.head_dim)
         phases = (cos[:, None].to(frames.device), sin[:, None].to(frames.device))
@@ -97,8 +93,7 @@ class ClipDenoiser(nn.Module):
         mix = functools.partial(_attend, mask=mask)
         for block in self.blocks:
             assert isinstance(block, Block)
-            modulation = block.modulation(cond)[..., None, :]
-            x = block(x, modulation, phases, mix)
+            x = block(x, block.modulation(cond)[..., None, :], phases, mix)
         pixels = depth_to_space(self.out(normalise(x)).flatten(0, 1).unflatten(1, grid), patch)
         return self.blend(frames, shown, pixels.unflatten(0, shown.shape))
 
@@ -113,12 +108,13 @@ class ClipDenoiser(nn.Module):
             warp(frames[rows, index].repeat_interleave(length, 0), FLOW_PIXELS * flow.flatten(0, 1)).view_as(frames)
             for index, flow in zip((before, after), flows, strict=True)
         ]
-        unseen = ((at_end == 0) | torch.tensor(not self.both_ways, device=shown.device)).float() * SHUT
-        closed = F.pad(unseen[:, None], (1, 1))[:, None, None, None]  # the middle one of three shares
+        unseen = (at_end == 0) | (not self.both_ways)
+        closed = SHUT * F.pad(unseen.float()[:, None], (1, 1))[:, None, None, None]  # the middle one of three shares
         weights = (shares - closed).softmax(dim=-1)
         return (weights[..., None] * torch.stack([*moved, new], dim=-2)).sum(dim=-2)
 
 
+@functools.lru_cache(maxsize=4)
 def _past(frames: int, tokens: int) -> Tensor:
     """Return what is added to scores so that frames see themselves and those before."""
     times = torch.arange(frames).repeat_interleave(tokens)
@@ -157,6 +153,5 @@ def fill(
 
 
 def _noisy(frames: Tensor, noise: Tensor, level: Tensor, shown: Tensor) -> Tensor:
-    """Return ``frames`` with noise where they are not shown: level * frame + (1 - level) * noise (Lipman et al. 2023)."""
-    share = torch.where(shown, 1.0, level)[..., None, None, None]
-    return torch.lerp(noise, frames, share)
+    """Return ``frames`` with noise where they are not shown."""
+    return add_noise(frames, noise, torch.where(shown, 1.0, level))

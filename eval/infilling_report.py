@@ -21,6 +21,7 @@ from tqdm import tqdm
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import to_uint8, to_unit
 from worldsim.envs.workers import in_processes
+from worldsim.eval.comparison_scores import welch
 from worldsim.eval.infilling import ClipDenoiser, Shown, fill, fill_loss
 from worldsim.eval.quality_report import table
 from worldsim.eval.strips import film_strip, save_strip
@@ -48,17 +49,17 @@ def infilling(recording: str, out: str, steps: int = 800, seeds: int = 3, worker
         out: folder for the report and for what is finished; the same command goes on after an interruption.
         steps: optimisation steps of each training.
         seeds: trainings of each network.
-        workers: trainings at a time, each with one thread.
+        workers: trainings at a time, each with its share of the cores.
     """
     folder, names = Path(out), [f"{arm} {seed}" for seed in range(seeds) for arm in ARMS]
     waiting = [name for name in names if not _kept(folder, name).is_file()]
+    if any(_read(folder, name)["steps"] != steps for name in set(names) - set(waiting)):
+        raise SystemExit(f"{folder} holds trainings of another number of steps: give another folder, or remove it")
     tasks = [joblib.delayed(_finish)(recording, folder, name, steps) for name in waiting]
     with tqdm(total=len(names), initial=len(names) - len(waiting), desc="infilling", unit="training") as bar:
         for _ in in_processes(tasks, max(1, min(workers, len(tasks) or 1)), order="generator_unordered"):
             bar.update()
-    found = {name: json.loads(_kept(folder, name).read_text(encoding="utf-8")) for name in names}
-    if any(one["steps"] != steps for one in found.values()):
-        raise SystemExit(f"{folder} holds trainings of another number of steps: give another folder, or remove it")
+    found = {name: _read(folder, name) for name in names}
     results = {
         "command": f"python -m worldsim.eval.infilling_report RECORDING OUT --steps {steps} --seeds {seeds}",
         **provenance(), "shown": [SHOWN.start, SHOWN.between, SHOWN.end], "steps": steps, "trainings": found,
@@ -73,10 +74,13 @@ def _kept(folder: Path, name: str) -> Path:
     return folder / "trainings" / f"{name.replace(' ', '-')}.json"
 
 
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads(_kept(folder, name).read_text(encoding="utf-8"))
+
+
 def _finish(recording: str, folder: Path, name: str, steps: int) -> None:
     """Train one, fill held-out clips in, and keep the errors."""
     arm, _, seed = name.rpartition(" ")
-    torch.set_num_threads(1)
     dataset = EpisodeDataset.open(recording)
     model = learn(dataset.cache("train"), int(seed), steps, both_ways=ARMS[arm])
     scores, pictures = errors(model, dataset.cache("val"))
@@ -160,13 +164,11 @@ def differences(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, f
 
 
 def _between(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    from scipy.stats import ttest_ind
-
     value = float(np.mean(one) - np.mean(other))
     if min(len(one), len(other)) < 2:
         return {"value": value}
-    low, high = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high, _ = welch(one, other)
+    return {"value": value, "low": low, "high": high}
 
 
 def page(results: Mapping[str, Any]) -> str:

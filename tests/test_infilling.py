@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from worldsim.config import ModelConfig
+from worldsim.detail import FLOW_PIXELS
 from worldsim.eval import infilling_report
-from worldsim.eval.infilling import FLOW_PIXELS, ClipDenoiser, Shown, fill, fill_loss
+from worldsim.eval.infilling import ClipDenoiser, Shown, fill, fill_loss
 
 TINY = ModelConfig(width=32, depth=2, heads=1, patch=8, cond_width=16, window=8)
 SHOWN = Shown(start=2, between=2, end=2)
