@@ -40,7 +40,7 @@ from worldsim.envs.tracks import (
     tilt_fidget,
 )
 
-BEHAVIOURS_VERSION = 4  # raise it whenever the same seed would give other episodes
+BEHAVIOURS_VERSION = 5  # raise it whenever the same seed would give other episodes
 SceneRule = Callable[[np.random.Generator], dict[str, Any]]
 
 _BODY_REACH = HALF_FLOOR - 0.115  # m; bodies of every size start within
@@ -183,14 +183,14 @@ BEHAVIOURS = (
     Behaviour(name="orbit_push", weight=0.075, pushes=(aimed, wander), orbits=_ORBITS, tilts=_SOME_GLANCES),
     Behaviour(
         name="hide",
-        weight=0.085,
+        weight=0.12,
         scenes=(behind_curtain,),
         orbits=(none, none, none, drift, orbit_there_and_back),
         curtains=(curtain_up_and_down, curtain_up_and_down, curtain_partly),
     ),
     Behaviour(
         name="hide_push",
-        weight=0.05,
+        weight=0.07,
         scenes=(any_scene, behind_curtain),
         pushes=(aimed, wander),
         curtains=(curtain_up_and_down, curtain_partly),
@@ -215,12 +215,12 @@ BEHAVIOURS = (
     ),
     Behaviour(
         name="twitch",
-        weight=0.15,
+        weight=0.1,
         scenes=(any_scene, gliding, behind_curtain),
         orbits=(none, none, fidget),
         curtains=(curtain_twitch,),
     ),
-    Behaviour(name="fidget_push", weight=0.08, pushes=(fidgeting,)),
+    Behaviour(name="fidget_push", weight=0.075, pushes=(fidgeting,)),
     Behaviour(
         name="fidget",
         weight=0.12,

@@ -38,7 +38,7 @@ PUSHER_RADIUS = 0.07
 PUSHER_HEIGHT = 0.17
 POST_HEIGHT = 0.22
 CURTAIN_HEIGHT = 0.60
-CURTAIN_HALF_THICKNESS = 0.02
+CURTAIN_HALF_THICKNESS = 0.05  # when lowered, its top is all that says where it will stand: more than a pixel
 PHYSICS_DT_S = 0.002
 SHADOW_MAP_SIZE = 256  # pixels a side; drawing time grows with its area
 
