@@ -67,20 +67,20 @@ def _pieces(steps: int, pieces: list[tuple[int, float]]) -> Rates:
     return np.pad(rates, (0, steps - len(rates)))
 
 
+def _holding(rng: np.random.Generator, steps: int, durations: tuple[int, int], rate: Callable[[], float]) -> Rates:
+    """Hold what ``rate`` draws for a shortest to a longest number of steps each, again and again."""
+    shortest, longest = durations
+    return _pieces(steps, [(int(rng.integers(shortest, longest + 1)), rate()) for _ in range(steps)])
+
+
 def drift(rng: np.random.Generator, steps: int) -> Rates:
     """Hold random rates, three in ten of them rest, for 3 to 14 steps each."""
-    pieces = []
-    for _ in range(steps):
-        pieces.append((int(rng.integers(3, 15)), 0.0 if rng.random() < 0.3 else rng.uniform(-1, 1)))
-    return _pieces(steps, pieces)
+    return _holding(rng, steps, (3, 14), lambda: 0.0 if rng.random() < 0.3 else rng.uniform(-1, 1))
 
 
 def fidget(rng: np.random.Generator, steps: int) -> Rates:
     """Hold random rates, one in five of them rest, for 1 to 4 steps each: too short for the last frames to tell the next."""
-    pieces = []
-    for _ in range(steps):
-        pieces.append((int(rng.integers(1, 5)), 0.0 if rng.random() < 0.2 else rng.uniform(-1, 1)))
-    return _pieces(steps, pieces)
+    return _holding(rng, steps, (1, 4), lambda: 0.0 if rng.random() < 0.2 else rng.uniform(-1, 1))
 
 
 # --- orbit -----------------------------------------------------------------------------------------------------------
@@ -161,10 +161,7 @@ def curtain_fidget(rng: np.random.Generator, steps: int) -> Rates:
 
 def mostly_down(rng: np.random.Generator, steps: int) -> Rates:
     """Hold random rates, two in three of them downwards, for 1 to 4 steps each, also where the lower stop holds against them."""
-    pieces = []
-    for _ in range(steps):
-        pieces.append((int(rng.integers(1, 5)), rng.uniform(-1, 0.5)))
-    return _pieces(steps, pieces)
+    return _holding(rng, steps, (1, 4), lambda: rng.uniform(-1, 0.5))
 
 
 def _between(rng: np.random.Generator, steps: int, *, full: float) -> Rates:

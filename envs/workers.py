@@ -88,13 +88,15 @@ def backend_in_use() -> str:
 def number_of_workers(asked: int | None) -> int:
     """Return how many processes work: those that were asked for, or all there are, one per core of this machine or the cluster.
 
-    UsageError if a cluster has not so many.
+    UsageError if a cluster has not so many, or for less than one.
     """
     there = joblib.effective_n_jobs(-1)
+    if asked is not None and asked < 1:
+        raise UsageError("workers", got=asked, allowed="1 or more", fix="leave it out to use all cores")
     if asked and asked > there and backend_in_use() != LOCAL:
         allowed = f"at most {there}, the size of the cluster at {backend_in_use()}"
         raise UsageError("workers", got=asked, allowed=allowed, fix="leave it out to use all of the cluster")
-    return asked or there
+    return there if asked is None else asked
 
 
 def in_processes(

@@ -22,7 +22,7 @@ from worldsim.envs.scene import COLOURS, ENTITY_NAMES
 from worldsim.envs.state import body_slots, element
 from worldsim.eval import cause_draws as draws
 from worldsim.eval.cause_scores import ERROR, MEASURES, MOVED_M, WINDOW, Effect, parties, score, true_places
-from worldsim.eval.families import Family, Reader, Scene, Scores, first_that, in_view_rows
+from worldsim.eval.families import Family, Reader, Scene, Scores, first_that, in_both, in_view_rows
 from worldsim.eval.tales import Tale, drawn, rehearse
 
 DRAWS = 20
@@ -109,9 +109,7 @@ class Cause(Family):
 
     def trivial(self, scenes: Sequence[Scene], painter: Painter) -> Mapping[str, UInt8[np.ndarray, "n m t h w 3"]]:
         """Return the rows that copy, go straight on, or know what happens in the reference and nothing of the cause."""
-        return in_view_rows(scenes, painter) | {
-            "no effect": np.stack([np.stack([scene[1].frames] * 2) for scene in scenes])
-        }
+        return in_view_rows(scenes, painter) | {"no effect": in_both(scenes, 1)}
 
     def _effect(self, scene: Scene) -> Effect:
         effect = self.effect(scene)

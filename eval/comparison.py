@@ -58,13 +58,10 @@ def compare(
     a folder that all its machines see under the same path.
 
     Returns what is written to ``results.json``; UsageError for unknown plans and for folders of another plan.
-
     """
     started = time.perf_counter()
     chosen, folder = read_plan(plan), Path(out)
-    if workers is not None and workers < 1:
-        raise UsageError("workers", got=workers, allowed="1 or more, or none", fix="--workers 2")
-    at_once = number_of_workers(workers if workers or backend_in_use() != LOCAL else 1)
+    at_once = number_of_workers(1 if workers is None and backend_in_use() == LOCAL else workers)
     settings = json.loads(json.dumps(dataclasses.asdict(chosen)))
     _claim(folder, {"plan": settings, "data": data})
     recording = Path(data) if data is not None else _recorded(folder / "recording", chosen)

@@ -23,7 +23,7 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.scene import COLOURS, SHAPES
 from worldsim.envs.state import body_slots
 from worldsim.eval.causes import touches
-from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, first_that, in_view_rows
+from worldsim.eval.families import Family, Measure, Reader, Scene, Scores, first_that, in_both, in_view_rows
 from worldsim.eval.permanence_scores import ERROR, nearest
 from worldsim.eval.places import Places
 from worldsim.eval.statistics import quotient
@@ -126,9 +126,7 @@ class Composition(Family):
 
     def trivial(self, scenes: Sequence[Scene], painter: Painter) -> Mapping[str, UInt8[np.ndarray, "n m t h w 3"]]:
         """Return the rows that copy, go straight on, or show the combination that was seen in both."""
-        return in_view_rows(scenes, painter) | {
-            "nearest combination": np.stack([np.stack([scene[0].frames] * 2) for scene in scenes])
-        }
+        return in_view_rows(scenes, painter) | {"nearest combination": in_both(scenes, 0)}
 
 
 def _script(seed: int, looks: Looks, speed: float, resting: str) -> Script:

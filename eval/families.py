@@ -124,6 +124,11 @@ def films(scenes: Sequence[Scene]) -> UInt8[np.ndarray, "n m t h w 3"]:
     return np.stack([[tale.frames for tale in scene] for scene in scenes])
 
 
+def in_both(scenes: Sequence[Scene], member: int) -> UInt8[np.ndarray, "n 2 t h w 3"]:
+    """Return what happened in one member of pairs, shown for both."""
+    return np.stack([np.stack([scene[member].frames] * 2) for scene in scenes])
+
+
 def in_view_rows(scenes: Sequence[Scene], painter: Painter) -> dict[str, UInt8[np.ndarray, "n m t h w 3"]]:
     """Return the trivial rows of scenes in which nothing is hidden: copying, and going on as the bodies move."""
     return each_tale(

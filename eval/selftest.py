@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 from tqdm import tqdm
 
+from worldsim.envs.workers import number_of_workers
 from worldsim.eval.families import PROTOCOL
 from worldsim.eval.figures import heat_map
 from worldsim.eval.lab import arena_world
@@ -53,7 +53,7 @@ def selftest(
     """
     started = time.perf_counter()
     families = chosen(family or CHECKED, tier)
-    count = workers or joblib.cpu_count()
+    count = number_of_workers(workers)
     truths = Truths(Path(truth), arena_world(), "dev", count)
     matrix: dict[str, Any] = {}
     with tqdm(total=len(families), desc="selftest", unit="probe") as bar:
