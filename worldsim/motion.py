@@ -34,7 +34,7 @@ SQUEEZE = 1.25
 """How fast pixels of surroundings grow with their way v from the picture, in halves of it: by cosh(`SQUEEZE` v)."""
 
 STILL_VIEW = 1 / 32
-"""A map whose numbers together are less leaves views as they were: it moves no pixel by more than 1/64 of the height, or of the width."""
+"""A map whose numbers together are less leaves views and surroundings as they were: it moves no pixel by more than 1/64 of the height, or of the width."""
 
 SAME_VIEW = 1 / 8
 """Two views are one if the numbers of the map between them are together no more."""
@@ -175,13 +175,24 @@ def middle(around_FYXc: Tensor, height: int, width: int) -> Tensor:
 
 
 def go_on(around_FYXc: Tensor, maps_FM: Tensor, frame_FHWc: Tensor) -> Tensor:
-    """Return the surroundings of the next frame: the last ones, moved as its camera was, with the frame in their middle."""
+    """Return the surroundings of the next frame: the last ones, moved as its camera was, with the frame in their middle.
+
+    What a camera that stands has beside its picture stays as it is, to the bit.
+    """
     height, width = frame_FHWc.shape[1:3]
     rows, columns = margin_of(height, width)
-    larger = around_FYXc.shape[1] / height, around_FYXc.shape[2] / width
+    turning = stirred(maps_FM).nonzero()[:, 0]
+    after = around_FYXc.index_copy(0, turning, _carried(around_FYXc[turning], maps_FM[turning], (height, width)))
+    after[:, rows : rows + height, columns : columns + width] = F.pad(frame_FHWc, (0, 1), value=1.0)
+    return after
+
+
+def _carried(around_FYXc: Tensor, maps_FM: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return surroundings of frames of this ``size``, moved along maps."""
+    larger = around_FYXc.shape[1] / size[0], around_FYXc.shape[2] / size[1]
     y, x = _grid(around_FYXc.shape[1], around_FYXc.shape[2], maps_FM.device)
     y, x = _spread(y * larger[0]), _spread(x * larger[1])
-    sides = maps_FM.new_tensor([height / 2, width / 2])
+    sides = maps_FM.new_tensor([size[0] / 2, size[1] / 2])
     way = settle(_mapped(maps_FM, y, x) * sides) / sides
     places = _within(y + way[..., 0], x + way[..., 1], *larger)
     inside = places.abs().amax(dim=-1, keepdim=True) <= 1
@@ -189,8 +200,12 @@ def go_on(around_FYXc: Tensor, maps_FM: Tensor, frame_FHWc: Tensor) -> Tensor:
     image = F.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=False)
     moved = image.permute(0, 2, 3, 1)
     moved[..., 3:] *= inside
-    moved[:, rows : rows + height, columns : columns + width] = F.pad(frame_FHWc, (0, 1), value=1.0)
     return moved
+
+
+def stirred(maps_FM: Tensor) -> Tensor:
+    """Tell which maps (..., M) move the picture at all: those of a camera that stands say a little, too."""
+    return maps_FM[..., :8].float().abs().sum(dim=-1) > STILL_VIEW
 
 
 @torch.no_grad()
@@ -210,8 +225,7 @@ def turned(view_FV: Tensor, maps_FM: Tensor) -> Tensor:
     """
     identity = torch.eye(3, device=maps_FM.device)
     plane = maps_FM[..., :8].float()
-    moves = plane.abs().sum(dim=-1, keepdim=True) > STILL_VIEW
-    plane = plane + (plane * moves - plane).detach()
+    plane = plane + (plane * stirred(maps_FM)[..., None] - plane).detach()
     step = F.pad(plane, (0, 1)).unflatten(-1, (3, 3)) + identity
     step = step / torch.linalg.det(step).clamp(min=LEAST_AREA)[..., None, None] ** (1 / 3)
     before = view_FV.unflatten(-1, (3, 3)) + identity
