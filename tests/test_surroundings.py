@@ -93,6 +93,21 @@ def test_surroundings_know_what_was_seen():
     assert seen(go_on(whole, right, picture)) == 2 * [False] + 13 * [True] + [False]  # what is outside is coarser
 
 
+def test_a_camera_that_stands_leaves_surroundings_alone():
+    """Beside cameras that turn, too: to the bit, whatever little its map says; a row comes to the same alone."""
+    size = (48, 32)
+    frames, still = torch.rand(2, *size, 3), 0.0028 * torch.randn(1, 11).sign()
+    turns = map_of(rotated(0.1, 0.1, 0.0), *size, 52.0)
+    around = go_on(surround(frames[:1]), turns, frames[1:]).repeat(2, 1, 1, 1)
+
+    after = go_on(around, torch.cat([still, turns]), frames)
+    expected = around.clone()
+    expected[:, 48:96, 16:48, :3] = frames
+    assert torch.equal(after[0], expected[0])
+    assert not torch.allclose(after[1], expected[1], atol=1e-3)
+    assert torch.equal(after[1:], go_on(around[1:], turns, frames[1:]))
+
+
 def test_a_view_is_how_far_the_camera_has_turned():
     """There and back is the same view, trembling leaves it; parallax is none of it, and the map into the first frame is not heeded."""
     maps = torch.zeros(1, 5, 11)

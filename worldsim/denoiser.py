@@ -25,7 +25,7 @@ from worldsim.losses import (
     pixel_weight,
     view_error,
 )
-from worldsim.network import Network, action_windows
+from worldsim.network import Conditions, Network, action_windows
 from worldsim.readout import Read
 from worldsim.spec import WorldSpec
 
@@ -122,7 +122,7 @@ class Denoiser(nn.Module):
             start += size
         return values
 
-    def conditions(self, clip_actions: Tensor, known: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def conditions(self, clip_actions: Tensor, known: Tensor, draws: Draws) -> Conditions:
         """Embed levels, step sizes and actions for the clean stream (frames 0 .. T-1) and the noisy one (1 .. T).
 
         ``clip_actions[:, t]`` leads into frame t+1; nothing is known of the action that led into frame 0.
@@ -137,14 +137,16 @@ class Denoiser(nn.Module):
         into_clean, into_noisy = (
             action_windows(into, self.network.config.past_actions) for into in (into_clean, clip_actions)
         )
-        return (
-            condition(draws.context_level, context_step, into_clean, known_clean),
-            condition(draws.level, target_step, into_noisy, known_BT),
+        return Conditions(
+            clean_level=draws.context_level,
+            clean=condition(draws.context_level, context_step, into_clean, known_clean),
+            noisy_level=draws.level,
+            noisy=condition(draws.level, target_step, into_noisy, known_BT),
         )
 
-    def estimate(self, context: Context, noisy: Tensor, conds: tuple[Tensor, Tensor]) -> Tensor:
+    def estimate(self, context: Context, noisy: Tensor, conds: Conditions) -> Tensor:
         """Return the clean estimates of frames 1 .. T."""
-        return self.network(context.shown, context.noised, noisy, *conds)[0]
+        return self.network(context.shown, context.noised, noisy, conds)[0]
 
     def forward(
         self,
@@ -183,7 +185,7 @@ class Denoiser(nn.Module):
         seen = Context.of(shown, draws)
         noisy = add_noise(target, draws.noise, draws.level)
         conds = self.conditions(clip.actions, draws.known, draws)
-        estimate, copies = self.network(seen.shown, seen.noised, noisy, *conds)
+        estimate, copies = self.network(seen.shown, seen.noised, noisy, conds)
         pixels = pixel_weight(frames, config) if pixels is None else pixels
         motion = motion_error(copies.moved - target, pixels)
         blurred = blurred_error(copies.around, copies.flow, target, pixels)

@@ -87,13 +87,26 @@ class FrameCondition(nn.Module):
 class Told:
     """What a network is told of every frame, computed once for all its runs on these."""
 
+    level: Tensor  # (...)
     cond: Tensor  # (..., C)
     modulations: list[Tensor]
     """What the trunk makes of it, each (..., 1, channels)."""
 
     def at(self, index: int) -> Told:
         """Return one entry of the first axis."""
-        return Told(cond=self.cond[index], modulations=[part[index] for part in self.modulations])
+        return Told(
+            level=self.level[index], cond=self.cond[index], modulations=[part[index] for part in self.modulations]
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the frames of clips are conditioned on: noise levels (B, T), and what `FrameCondition` makes of all (B, T, C)."""
+
+    clean_level: Tensor
+    clean: Tensor
+    noisy_level: Tensor
+    noisy: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,11 +188,16 @@ class Network(nn.Module, abc.ABC):
     def told(self, level: Tensor, step: Tensor, action: Tensor, known: Tensor) -> Told:
         """Return what frames are conditioned on, by the arguments of `FrameCondition`."""
         cond = self.condition(level, step, action, known)
-        return Told(cond=cond, modulations=self.modulations(cond))
+        return Told(level=level, cond=cond, modulations=self.modulations(cond))
 
     def features(self, frames: Tensor, recent: Tensor, told: Told, phases: Phases, mix: Mix) -> Features:
-        """Run frames (..., H, W, 3), with the recent ones before each (..., P, H, W, 3), up to the head."""
+        """Run frames (..., H, W, 3), with the recent ones before each (..., P, H, W, 3), up to the head.
+
+        A frame enters scaled by its level: at level 0, where it says nothing, nothing of it is seen. As it was, its noise drowned
+        how far things had moved between the frames before (scaling inputs by their noise: Karras et al. 2022, Table 1).
+        """
         cond_FC = told.cond.flatten(0, -2)
+        frames = frames * told.level[..., None, None, None]
         cells = self.stem(frames.flatten(0, -4).to(self.dtype), recent.flatten(0, -5).to(self.dtype), cond_FC)
         return self.trunk(cells, told, phases, mix)
 
@@ -230,8 +248,7 @@ class Network(nn.Module, abc.ABC):
         shown_BTHWc: Tensor,
         clean_BTHWc: Tensor,
         noisy_BTHWc: Tensor,
-        clean_cond_BTC: Tensor,
-        noisy_cond_BTC: Tensor,
+        conds: Conditions,
     ) -> tuple[Tensor, Copies]:
         """Estimate frames 1 .. T from their noisy forms, each given the clean frames before it, in one pass.
 
@@ -247,26 +264,27 @@ class Network(nn.Module, abc.ABC):
         recent = recent_frames(shown_BTHWc, self.config.recent)  # (B, T + 1, P, H, W, 3)
         frames = torch.stack([clean_BTHWc, noisy_BTHWc][first:], dim=1)  # (B, S, T, H, W, 3)
         before = torch.stack([recent[:, :-1], recent[:, 1:]][first:], dim=1)  # (B, S, T, P, H, W, 3)
-        cond = torch.stack([clean_cond_BTC, noisy_cond_BTC][first:], dim=1)  # (B, S, T, C)
-        told = Told(cond=cond, modulations=self.modulations(cond))
+        level = torch.stack([conds.clean_level, conds.noisy_level][first:], dim=1)  # (B, S, T)
+        cond = torch.stack([conds.clean, conds.noisy][first:], dim=1)  # (B, S, T, C)
+        told = Told(level=level, cond=cond, modulations=self.modulations(cond))
         phases = self.phases(torch.stack([times, times + 1][first:]), grid)  # (S, T, 1, N, K / 2)
         made = self.features(frames, before, told, phases, self._mix_streams)  # tokens (B, S, T, N, D)
         clean, noisy = ((phases[0][stream, :, 0], phases[1][stream, :, 0]) for stream in (0, -1))
         memory = self.remember(shown_BTHWc, made.tokens[:, 0], clean) if self.remembers else (recent, recent)
         future = (times > times[:, None]) | (times < times[:, None] + 2 - self.config.window)  # target t is frame t + 1
         around, hidden, maps = shown_BTHWc, future.expand(b, t, t), shown_BTHWc.new_zeros(b, t, 0)
-        now = self.maps(made.tokens[:, -1], noisy_cond_BTC, shown_BTHWc)
-        unheard = self.unheard(now, noisy_cond_BTC)
+        now = self.maps(made.tokens[:, -1], conds.noisy, shown_BTHWc)
+        unheard = self.unheard(now, conds.noisy)
         if self.config.surrounded:
-            maps = self.maps(made.tokens[:, 0], clean_cond_BTC, recent[:, :-1, -1])
-            unheard = torch.cat([unheard, self.unheard(maps, clean_cond_BTC)])
+            maps = self.maps(made.tokens[:, 0], conds.clean, recent[:, :-1, -1])
+            unheard = torch.cat([unheard, self.unheard(maps, conds.clean)])
             around = surroundings(shown_BTHWc, maps)
             hidden = hidden | elsewhere(turned(views_after(maps.detach()), now.detach()[:, :, None]))
         recalled, nothing = self.recalled(made.tokens[:, -1], noisy, memory, hidden, shown_BTHWc)  # (B, T, H, W, 3)
         cells = made.cells.unflatten(0, frames.shape[:3])[:, -1].flatten(0, 1)
         tokens = made.tokens[:, -1].reshape(b * t, *grid, -1)  # (F, R, C, D)
         sources = around.flatten(0, 1), recalled.flatten(0, 1), nothing.flatten()
-        blend = self.head(tokens, cells, *sources, noisy_cond_BTC.flatten(0, 1), now.flatten(0, 1))
+        blend = self.head(tokens, cells, *sources, conds.noisy.flatten(0, 1), now.flatten(0, 1))
         estimate, moved, moves, local, flow = (
             part.unflatten(0, (b, t)) for part in (blend.estimate, blend.moved, blend.moves, blend.local, blend.flow)
         )
