@@ -261,6 +261,17 @@ def test_new_seeds_give_another_future_of_the_same_world(model: WorldModel) -> N
     np.testing.assert_array_equal(other, same)
 
 
+def test_noise_alone_is_not_seen(model: WorldModel) -> None:
+    """At level 0 a frame says nothing, and its noise changes nothing; a second step starts from some of it."""
+    for num_steps, differ in ((1, False), (2, True)):
+        rollout = Rollout(model.denoiser, num_steps, context_noise=0.0)
+        state = begin(rollout, [1])
+        other = state.fork().reseed([7])
+        action = actions_of(np.random.default_rng(5), 1)
+        frames = [rollout.step(one, action).frames for one in (state, other)]
+        assert (frames[0] != frames[1]).any() == differ
+
+
 def test_a_saved_state_goes_on_as_if_never_saved(model: WorldModel, tmp_path: Path) -> None:
     """Saving and loading a world changes nothing of its present or future."""
     rollout = model.rollout()

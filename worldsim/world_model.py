@@ -67,8 +67,8 @@ class WorldModel:
         """Dream ``num_samples`` futures of every context under ``actions``.
 
         ``context_frames`` holds one frame more than ``context_actions``. ``seeds`` (one per context, default
-        0, 1, ...) fix the noise: sample i of a context uses ``seed + 1_000_003 * i``. Returns uint8 frames
-        (contexts, samples, steps, height, width, 3).
+        0, 1, ...) fix the noise: sample i of a context uses ``seed + 1_000_003 * i``. In one sampler step a model has one answer, and its samples
+        hardly differ. Returns uint8 frames (contexts, samples, steps, height, width, 3).
         """
         count = len(context_frames)
         actions = self._taken(actions)
