@@ -93,7 +93,7 @@ def number_of_workers(asked: int | None) -> int:
     there = joblib.effective_n_jobs(-1)
     if asked is not None and asked < 1:
         raise UsageError("workers", got=asked, allowed="1 or more", fix="leave it out to use all cores")
-    if asked and asked > there and backend_in_use() != LOCAL:
+    if asked is not None and asked > there and backend_in_use() != LOCAL:
         allowed = f"at most {there}, the size of the cluster at {backend_in_use()}"
         raise UsageError("workers", got=asked, allowed=allowed, fix="leave it out to use all of the cluster")
     return there if asked is None else asked

@@ -132,7 +132,7 @@ PERMANENCE: tuple[Permanence, ...] = (
     Permanence(
         code="P1b",
         title="slows down behind the curtain",
-        draw=draws.passing(52, damping=0.35, speed=(0.5, 0.6)),
+        draw=draws.passing(60, damping=0.35, speed=(0.5, 0.6)),
         samples=2,
     ),
     Permanence(
