@@ -330,8 +330,9 @@ def test_unfit_rows_are_refused(model: WorldModel) -> None:
     with pytest.raises(UsageError, match=r"WorldState\.put"):
         state.put([0], state.fork())
     other = empty_state(build(ModelConfig(width=32, depth=1, heads=2, patch=8, window=5), WORLD), (16, 24), [0])
-    with pytest.raises(UsageError, match="world state"):
+    with pytest.raises(UsageError, match=r"world state: got .* and \d+ more, but allowed is") as refused:
         rollout.check_state(other)
+    assert "readout" not in str(refused.value)  # only what is otherwise is named
     rollout.check_state(state)
 
 

@@ -6,7 +6,6 @@ Dimension keys: B batch, G groups of attention, N tokens of a group, K channels 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 
@@ -18,16 +17,7 @@ from torch import Tensor
 from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.errors import UsageError
-from worldsim.motion import (
-    SURROUNDING_CHANNELS,
-    VIEW_NUMBERS,
-    elsewhere,
-    go_on,
-    size_around,
-    surroundings,
-    turned,
-    views_after,
-)
+from worldsim.motion import elsewhere, go_on, surroundings, turned, views_after
 from worldsim.network import Features, Network, action_windows, recent_frames
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
@@ -147,40 +137,30 @@ class Rollout:
 
     def check_state(self, state: WorldState) -> None:
         """Raise UsageError unless ``state`` is one that this network can go on from."""
-        network, cache, config = self.network, state.cache, self.network.config
-        height, width = (side * config.patch for side in state.grid)
-        tokens, remembered = math.prod(state.grid), 0 if config.stacked else config.window
-        around = (*(size_around(height, width) if config.surrounded else (0, 0)), SURROUNDING_CHANNELS)
-        views = (remembered, VIEW_NUMBERS if config.surrounded else 0)
-        rings = [(groups, config.window, own, channels) for groups, own, channels in network.layers(state.grid)]
-        wanted = (
-            rings,
-            rings,
-            [(remembered, tokens, config.head_dim), (remembered, tokens, 3 * config.patch**2), views, around],
-            [(config.recent, height, width, 3), (config.past_actions, network.condition.action_dim)],
-            (self.denoiser.raw_readout_dim,),
-            network.dtype,
-        )
-        got = (
-            [tuple(keys.shape[1:]) for keys in cache.keys],
-            [tuple(values.shape[1:]) for values in cache.values],
-            [tuple(tensor.shape[1:]) for tensor in (cache.recall_keys, cache.patches, cache.views, cache.around)],
-            [tuple(state.recent.shape[1:]), tuple(state.past_actions.shape[1:])],
-            tuple(state.readout.shape[1:]),
-            cache.recall_keys.dtype,
-        )
-        if got != wanted:
-            names = "rings of the layers, what is recalled, recent frames and actions, readouts, type"
-            raise UsageError(
-                "world state",
-                got=f"({names}) = {got}",
-                allowed=str(wanted),
-                fix="restore it with the model it came from",
+        size = frame_shape(state, self.network.config.patch)[:2]
+        wanted, got = (_sizes(worlds) for worlds in (empty_state(self.denoiser, size, [0], device="meta"), state))
+        others = [name for name in sorted({**got, **wanted}) if got.get(name) != wanted.get(name)]
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            has, needs = (
+                ", ".join(f"{name} {sizes.get(name)}" for name in others[:3]) + more for sizes in (got, wanted)
             )
+            raise UsageError("world state", got=has, allowed=needs, fix="restore it with the model it came from")
 
 
-def empty_state(denoiser: Denoiser, frame_size: Sequence[int], seeds: Sequence[int]) -> WorldState:
-    """Return worlds of a denoiser that remember nothing yet, one per seed; ``frame_size`` is height and width in pixels."""
+def _sizes(state: WorldState) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return what a world remembers, by name: sizes and number types."""
+    others = {"recent": state.recent, "past_actions": state.past_actions, "readout": state.readout}
+    return {name: (tuple(x.shape[1:]), x.dtype) for name, x in {**state.cache.tensors(), **others}.items()}
+
+
+def empty_state(
+    denoiser: Denoiser, frame_size: Sequence[int], seeds: Sequence[int], *, device: torch.device | str | None = None
+) -> WorldState:
+    """Return worlds of a denoiser that remember nothing yet, one per seed; ``frame_size`` is height and width in pixels.
+
+    They lie where the weights lie, unless another ``device`` is named.
+    """
     network = denoiser.network
     grid = (frame_size[0] // network.config.patch, frame_size[1] // network.config.patch)
     return WorldState.empty(
@@ -189,7 +169,7 @@ def empty_state(denoiser: Denoiser, frame_size: Sequence[int], seeds: Sequence[i
         grid=grid,
         sizes=(network.condition.action_dim, denoiser.raw_readout_dim),
         seeds=seeds,
-        device=next(network.parameters()).device,
+        device=next(network.parameters()).device if device is None else device,
         dtype=network.dtype,
     )
 
