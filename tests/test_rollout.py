@@ -332,7 +332,11 @@ def test_unfit_rows_are_refused(model: WorldModel) -> None:
     other = empty_state(build(ModelConfig(width=32, depth=1, heads=2, patch=8, window=5), WORLD), (16, 24), [0])
     with pytest.raises(UsageError, match=r"world state: got .* and \d+ more, but allowed is") as refused:
         rollout.check_state(other)
-    assert "readout" not in str(refused.value)  # only what is otherwise is named
+    assert "readout" not in str(refused.value)
+    with pytest.raises(
+        UsageError, match=r"world state: got readout \(\(\d+,\), torch\.float32\), but allowed is readout"
+    ):
+        rollout.check_state(dataclasses.replace(state, readout=state.readout[:, 1:]))  # only what is otherwise is named
     rollout.check_state(state)
 
 
