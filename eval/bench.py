@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from worldsim.checkpoint import resolve
@@ -30,6 +29,7 @@ from worldsim.envs.painter import Painter
 from worldsim.envs.record import record_shards, recording_header
 from worldsim.envs.scene import SceneSpec
 from worldsim.eval.quality_report import table
+from worldsim.eval.sizes import counting
 from worldsim.eval.trials import check_arena, make_arena
 from worldsim.losses import LossConfig
 from worldsim.optim import OptimConfig, make_optimizers
@@ -218,7 +218,7 @@ def _dream(model: WorldModel, repeats: int, peak_gflops: float) -> dict[str, Any
         stream = _Stream(rollout, model.spec, 1)
         results[f"stream_fps_{suffix}"] = round(_rate(stream.step, repeats, 20), 1)
         batch = _Stream(rollout, model.spec, BATCH)
-        with FlopCounterMode(display=False) as counter:
+        with counting() as counter:
             batch.step()
         flops = counter.get_total_flops() / BATCH
         fps = BATCH * _rate(batch.step, repeats, 3)
@@ -298,7 +298,7 @@ def _record_and_train(model: WorldModel, repeats: int, peak_gflops: float, devic
             optimizer.zero_grad(set_to_none=True)
 
     step()
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         step()
     per_second = _rate(step, repeats)
     return {

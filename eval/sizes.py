@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from worldsim import checkpoint as checkpoints
 from worldsim.config import PRESETS, ModelConfig, preset
@@ -21,6 +21,7 @@ from worldsim.spec import WorldSpec
 WORLD = "arena-small"
 """Checkpoint whose world the presets are counted for: frame size, actions and readouts decide too."""
 COUNTED = ",".join(name for name in PRESETS if name.startswith(("nano", "small")))
+Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,24 @@ def size(model: ModelConfig, world: WorldSpec) -> Size:
     )
 
 
+def counting() -> FlopCounterMode:
+    """Return a context that counts floating-point operations of matrix products and convolutions.
+
+    PyTorch counts no fused attention on CPUs. Here it counts as the plain products that it stands for, two forward and
+    four backward: what is recomputed is no use to anybody.
+    """
+
+    def forward(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(_: Shape, query: Shape, key: Shape, value: Shape, *__: Any, **___: Any) -> int:
+        return 2 * sdpa_flop_count(query, key, value)
+
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return FlopCounterMode(display=False, custom_mapping={fused: forward, fused_backward: backward})
+
+
 def _training(denoiser: Denoiser, world: WorldSpec) -> float:
     """Count the loss of one clip as long as the window, and its gradient; return the operations a target frame."""
     count = denoiser.network.config.window
@@ -69,7 +88,7 @@ def _training(denoiser: Denoiser, world: WorldSpec) -> float:
     )
     steps = denoiser.network.config.max_steps
     draws = draw((count, *world.frame_shape), [(0,)], LossConfig(), steps, 0.0)
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         denoiser.loss(clip, draws, LossConfig())["loss"].backward()
     return counter.get_total_flops() / count
 
@@ -81,6 +100,6 @@ def _dreaming(denoiser: Denoiser, world: WorldSpec) -> int:
     frames = rng.integers(0, 256, (1, count + 1, *world.frame_shape)).astype(np.uint8)
     actions = np.zeros((1, count, world.action_dim), np.float32)
     state = rollout.start(frames, actions, np.zeros(1, np.int64))
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         rollout.step(state, actions[:, 0])
     return counter.get_total_flops()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from worldsim import checkpoint as checkpoints
+from worldsim.attention import attend
 from worldsim.cli import main
 from worldsim.config import preset
-from worldsim.eval.sizes import WORLD, Size, size
+from worldsim.eval.sizes import WORLD, Size, counting, size
 
 
 def counted(name: str) -> Size:
@@ -37,6 +39,21 @@ def test_operations_are_those_of_the_network():
     dit = counted("nano")
     assert 2.5 * dit.dream_mflop < dit.training_mflop < 3.5 * dit.dream_mflop
     assert dit.architecture == "dit"
+
+
+def test_attention_costs_the_same_whatever_computes_it():
+    """Plain products (bfloat16) and the fused kernel (float32) count alike, there and back: 2 and 4 products."""
+    shape, keys = (2, 3, 8, 16), 24
+    for dtype in (torch.bfloat16, torch.float32):
+        q, k, v = (
+            torch.randn(*shape[:2], length, shape[3], dtype=dtype, requires_grad=True) for length in (8, keys, keys)
+        )
+        with counting() as counter:
+            out = attend(q, k, v, torch.zeros(2, 1, 8, keys, dtype=dtype))
+        assert counter.get_total_flops() == 2 * 2 * 2 * 3 * 8 * keys * 16
+        with counting() as counter:
+            out.sum().backward()
+        assert counter.get_total_flops() == 2 * 4 * 2 * 3 * 8 * keys * 16
 
 
 def test_presets_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]):
