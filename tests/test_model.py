@@ -22,9 +22,9 @@ from worldsim.motion import warp
 from worldsim.own_context import dream_on
 from worldsim.readout import Read
 from worldsim.recall import Recall
-from worldsim.rollout import banded_attention
 from worldsim.sampler import sample_euler, uniform_levels
 from worldsim.spec import WorldSpec
+from worldsim.stream import banded_attention
 
 TINY = ModelConfig(width=64, depth=2, heads=2, stem_channels=16, head_blocks=1, cond_width=32, window=4)
 SPEC = WorldSpec(

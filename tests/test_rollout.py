@@ -18,9 +18,10 @@ from worldsim.episode import Readout
 from worldsim.errors import UsageError
 from worldsim.gradients import imagine
 from worldsim.motion import elsewhere
-from worldsim.rollout import FrameStream, Rollout, empty_state
+from worldsim.rollout import Rollout, empty_state
 from worldsim.spec import WorldSpec
 from worldsim.state import WorldState
+from worldsim.stream import FrameStream
 from worldsim.world_model import WorldModel
 
 HEIGHT, WIDTH, ACTIONS = 16, 24, 2
@@ -104,25 +105,24 @@ def test_the_cached_stream_is_the_full_history_pass(
     actions, context = actions_of(rng, count), frames_of(rng, 1, context_steps + 1)
     context[:, 2::3] = 90  # nothing to see, so that the action alone moves the camera
     noisy = torch.from_numpy(rng.standard_normal((count, HEIGHT, WIDTH, 3)).astype(np.float32))
-    at = (level, int(step_index(num_steps)))
+    passes, keep = [(level, int(step_index(num_steps)))], rollout.passes()[1]
     state = rollout.start(context, actions[None, :context_steps], np.asarray([5]))
     # one frame at a time, dreaming freely
     shown, noised, estimates, rows = [], [], [], [state.readout.clone()]
     for t in range(context_steps, count):
-        action = torch.from_numpy(actions[None, t])
-        stream = FrameStream(network, state.fork(), action, [at])
-        estimates.append(stream.estimate(noisy[None, t], state.recent, at))
-        ahead = state.fork()
-        noise = [ahead.draw((HEIGHT, WIDTH, 3)) for _ in range(2)][1]  # the sampler's, then the commit's
+        last = state.recent[:, -1].clone()
+        last_noised = last + rollout.context_noise * (state.fork().draw((HEIGHT, WIDTH, 3)) - last)
+        stream = FrameStream(network, state.fork(), torch.from_numpy(actions[None, t]), passes, keep)
+        estimates.append(stream.commit_and_estimate(last_noised, noisy[None, t]))
+        shown.append(last)
+        noised.append(last_noised)
         state = rollout.step(state, actions[None, t]).state
-        shown.append(state.recent[:, -1].clone())
-        noised.append((1 - rollout.context_noise) * shown[-1] + rollout.context_noise * noise)
         rows.append(state.readout.clone())
 
     before = to_unit(torch.from_numpy(context))
     history = Context(  # (1, count, H, W, 3)
-        shown=torch.cat([before, torch.stack(shown[:-1], dim=1)], dim=1),
-        noised=torch.cat([_as_committed(rollout, context, seed=5), torch.stack(noised[:-1], dim=1)], dim=1),
+        shown=torch.cat([before[:, :-1], torch.stack(shown, dim=1)], dim=1),
+        noised=torch.cat([_as_committed(rollout, context, seed=5)[:, :-1], torch.stack(noised, dim=1)], dim=1),
     )
     draws = Draws(
         context_noise=torch.empty(0),
@@ -158,11 +158,12 @@ def test_a_step_is_the_sampler_over_the_stream(model: WorldModel) -> None:
     rollout = model.rollout(2)
     state = begin(rollout, [3])
     action = np.asarray([[0.3, -0.8]], dtype=np.float32)
-    index = int(step_index(2))
-    stream = FrameStream(model.denoiser.network, state.fork(), torch.from_numpy(action), [(0.0, index), (0.5, index)])
-    noise = state.fork().draw((HEIGHT, WIDTH, 3))
-    half = noise + (stream.estimate(noise, state.recent, (0.0, index)) - noise) / 2
-    wanted = stream.estimate(half, state.recent, (0.5, index))
+    ahead, (passes, keep) = state.fork(), rollout.passes()
+    context_noise, noise = (ahead.draw((HEIGHT, WIDTH, 3)) for _ in range(2))
+    stream = FrameStream(model.denoiser.network, ahead, torch.from_numpy(action), passes, keep)
+    noised = ahead.recent[:, -1] + rollout.context_noise * (context_noise - ahead.recent[:, -1])
+    half = noise + (stream.commit_and_estimate(noised, noise) - noise) / 2
+    wanted = stream.estimate(half, passes[1])
     got = rollout.step(state, action).frames
     assert np.abs(got.astype(int) - to_uint8(wanted).numpy()).max() <= 1
 
@@ -203,9 +204,9 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
         answers = []
         states, rows = [], []
         for state in (near, far):
-            stream = FrameStream(network, state, action, [ask, keep])
-            answers.append(stream.estimate(noise, state.recent, ask))
-            rows.append(stream.commit(frame, frame, state.recent, keep))
+            stream = FrameStream(network, state, action, [ask], keep)
+            answers.append(stream.commit_and_estimate(state.recent[:, -1], noise))
+            rows.append(stream.read(frame))
             states.append(state.after(frame, action))
         near, far = states
         far.cache.around.copy_(near.cache.around)

@@ -13,12 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldsim.cache import StreamCache
-from worldsim.denoiser import add_noise, to_uint8, to_unit
-from worldsim.network import Features
-from worldsim.rollout import FrameStream, Pass, Rollout, frame_shape
-from worldsim.sampler import sample_euler
+from worldsim.denoiser import to_uint8, to_unit
+from worldsim.rollout import Rollout
 from worldsim.state import WorldState
+from worldsim.stream import FrameStream
 
 
 def imagine(rollout: Rollout, state: WorldState, plans: Float[Tensor, "b t a"]) -> dict[str, Tensor]:
@@ -28,48 +26,33 @@ def imagine(rollout: Rollout, state: WorldState, plans: Float[Tensor, "b t a"]) 
     """
     with torch.inference_mode(False), torch.enable_grad():
         state, plans = state.fork(), plans.to(rollout.device)
-        levels, passes, commit = rollout.passes()
+        passes, commit = rollout.passes()
         rows: list[Tensor] = []
         shown: list[Tensor] = []
         for t in range(plans.shape[1]):
-            stream = _TracedStream(rollout.network, state, plans[:, t], [*passes, commit], rollout.conditioned)
-            shape = frame_shape(state, rollout.network.config.patch)
-            noise, commit_noise = (state.draw(shape).to(plans.device) for _ in range(2))
-
-            def denoise(z: Tensor, at: float, stream: _TracedStream = stream, recent: Tensor = state.recent) -> Tensor:
-                return stream.estimate(z, recent, passes[levels.index(at)])
-
-            clean = sample_euler(denoise, noise, rollout.num_steps)
+            stream = _TracedStream(rollout.network, state, plans[:, t], passes, commit, rollout.conditioned)
+            clean = rollout.sample(stream, state)
             unit = clean.clamp(-1, 1)
             unit = unit + (to_unit(to_uint8(clean)) - unit).detach()
-            noised = add_noise(unit, commit_noise, torch.full((len(plans),), commit[0], device=plans.device))
-            rows.append(stream.commit(unit, noised, state.recent, commit))
+            rows.append(stream.read(unit))
             shown.append(unit)
-            state = dataclasses.replace(state.after(unit, plans[:, t]), cache=stream.remembered())
+            state = dataclasses.replace(state.after(unit, plans[:, t]), cache=stream.cache)
         return {"frames": torch.stack(shown, dim=1), **rollout.denoiser.read(torch.stack(rows, dim=1))}
 
 
 class _TracedStream(FrameStream):
     """Writes into new tensors, so that what earlier frames were computed from is still there for the backward pass."""
 
-    def remembered(self) -> StreamCache:
-        """Return the cache with everything that was kept."""
-        keys, values = zip(*self._kept, strict=True) if self._kept else ((), ())
-        return dataclasses.replace(self.cache, keys=keys, values=values)
-
-    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> Features:
-        self._kept: list[tuple[Tensor, Tensor]] = []
-        return super()._run(frame, recent, at)
-
-    def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        here = self._here()[:, None, :, None, None]
-        keys = torch.where(here, k[:, :, None], self.cache.keys[layer])
-        values = torch.where(here, v[:, :, None], self.cache.values[layer])
-        self._kept.append((keys, values))
-        return keys, values
+    def _keep(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        here = self._here(slots)[:, None, :, None, None]
+        keys, values = list(self.cache.keys), list(self.cache.values)
+        keys[layer] = torch.where(here, k[:, :, None], keys[layer])
+        values[layer] = torch.where(here, v[:, :, None], values[layer])
+        self.cache = dataclasses.replace(self.cache, keys=tuple(keys), values=tuple(values))
+        return keys[layer], values[layer]
 
     def _keep_recall(self, keys: Tensor, patches: Tensor) -> None:
-        here = self._here()[:, :, None, None]
+        here = self._here(self.slots[0])[:, :, None, None]
         self.cache = dataclasses.replace(
             self.cache,
             recall_keys=torch.where(here, keys[:, None], self.cache.recall_keys),
@@ -77,10 +60,10 @@ class _TracedStream(FrameStream):
         )
 
     def _keep_places(self, views: Tensor, around: Tensor) -> None:
-        views = torch.where(self._here()[:, :, None], 0.0, views)
+        views = torch.where(self._here(self.slots[0])[:, :, None], 0.0, views)
         self.cache = dataclasses.replace(self.cache, views=views, around=around)
 
-    def _here(self) -> Tensor:
-        """Tell the frame's own slot in the ring, (B, W)."""
-        window = torch.arange(self.network.config.window, device=self.slots.device)
-        return window[None] == self.slots[:, None]
+    def _here(self, slots: Tensor) -> Tensor:
+        """Tell which slot of the ring is a frame's, (B, W)."""
+        window = torch.arange(self.network.config.window, device=slots.device)
+        return window[None] == slots[:, None]

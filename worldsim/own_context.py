@@ -12,7 +12,8 @@ from torch import Tensor
 
 from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.draws import Draws
-from worldsim.rollout import FrameStream, commit_context, empty_state
+from worldsim.rollout import empty_state
+from worldsim.stream import FrameStream, commit_context
 
 MAX_OWN_FRAMES = 8
 """Most frames of a clip that the model dreams itself before it is asked for the true next one."""
@@ -33,14 +34,14 @@ def dream_on(denoiser: Denoiser, clip: Clip, draws: Draws, first: int) -> Tensor
     commit, start = (1 - config.context_noise, CONTEXT_STEP), (0.0, step_index(config.max_steps))
     into = torch.cat([torch.zeros_like(clip.actions[:, :1]), clip.actions], dim=1)
     true = frames[:, :first]
-    noised = add_noise(true, draws.context_noise[:, :first], level[:, :first])
+    noised = add_noise(true[:, :-1], draws.context_noise[:, : first - 1], level[:, : first - 1])
     for row in range(b):
         commit_context(network, state, row, (true[row], noised[row], into[row, :first]), commit[0])
     shown = [true]
     for k in range(first, t):
-        stream = FrameStream(network, state, into[:, k], [start, commit])
-        frame = to_unit(to_uint8(stream.estimate(draws.noise[:, k - 1], state.recent, start)))
-        stream.commit(frame, add_noise(frame, draws.context_noise[:, k], level[:, k]), state.recent, commit)
+        stream = FrameStream(network, state, into[:, k], [start], commit)
+        last = add_noise(state.recent[:, -1], draws.context_noise[:, k - 1], level[:, k - 1])
+        frame = to_unit(to_uint8(stream.commit_and_estimate(last, draws.noise[:, k - 1])))
         state = state.after(frame, into[:, k])
         shown.append(frame[:, None])
     return torch.cat(shown, dim=1)

@@ -1,6 +1,6 @@
 """Streaming imagination: one frame per action, with a ring of keys and values. Knows no environment and no files.
 
-Dimension keys: B batch, G groups of attention, N tokens of a group, K channels of a head, W window, A action.
+Dimension keys: B batch, A action.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from worldsim.attention import CHUNK_FRAMES, attend
 from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.errors import UsageError
-from worldsim.motion import elsewhere, go_on, surroundings, turned, views_after
-from worldsim.network import Features, Network, action_windows, recent_frames
+from worldsim.network import Network
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
+from worldsim.stream import FrameStream, Pass, commit_context
 
 Frames = UInt8[np.ndarray, "b h w 3"]
 
@@ -48,8 +47,9 @@ class StepOutput:
 
 
 class Rollout:
-    """Streams a denoiser: `start` commits a context, every `step` imagines and commits one frame.
+    """Streams a denoiser: `start` takes a context, every `step` imagines one frame more.
 
+    The last frame is committed to memory by the step that follows it (`worldsim.stream`).
     Rows never see each other: noise comes from one generator per row, attention stays within a row. A rollout that is not
     ``conditioned`` knows of no action: what it dreams is what the model expects whatever is done.
     """
@@ -81,58 +81,63 @@ class Rollout:
         actions: Float32[np.ndarray, "b k a"],
         seeds: Int64[np.ndarray, " b"],
     ) -> WorldState:
-        """Commit a context of k+1 frames and k actions; ``seeds`` start one noise generator per row."""
+        """Take a context of k+1 frames and k actions; ``seeds`` start one noise generator per row."""
         check_context(frames, actions, self.network.config.patch)
         state = empty_state(self.denoiser, frames.shape[2:4], [int(seed) for seed in seeds])
         unit = to_unit(torch.from_numpy(np.require(frames, requirements="W"))).to(self.device)
         into = torch.from_numpy(np.pad(actions, ((0, 0), (1, 0), (0, 0)))).to(self.device)  # into frames 0 .. k
         level = 1 - self.context_noise
         for row, generator in enumerate(state.generators):  # one by one: bits never depend on the batch
-            noise = torch.stack([torch.randn(unit.shape[2:], generator=generator) for _ in range(unit.shape[1])])
-            noised = add_noise(unit[row], noise.to(self.device), torch.full((len(noise),), level, device=self.device))
+            noise = torch.empty(unit.shape[1] - 1, *unit.shape[2:])
+            for frame in noise:
+                frame.normal_(generator=generator)
+            levels = torch.full((len(noise),), level, device=self.device)
+            noised = add_noise(unit[row, :-1], noise.to(self.device), levels)
             commit_context(self.network, state, row, (unit[row], noised, into[row]), level, self.conditioned)
         return dataclasses.replace(state, frames=frames[:, -1].copy())
 
     @torch.inference_mode()
     def step(self, state: WorldState, actions: Float32[np.ndarray, "b a"]) -> StepOutput:
-        """Imagine the frame that ``actions`` lead to, commit it and read it. Consumes ``state``: fork it to keep it."""
+        """Imagine the frame that ``actions`` lead to, and read it. Consumes ``state``: fork it to keep it."""
         if not np.isfinite(actions).all():
             raise UsageError(
                 "actions", got="NaN or infinity", allowed="finite numbers", fix="check the policy's output"
             )
         action = torch.from_numpy(np.ascontiguousarray(actions)).to(self.device)
-        noise = state.draw(frame_shape(state, self.network.config.patch)).to(self.device)
-        levels, passes, commit = self.passes()
-        stream = FrameStream(self.network, state, action, [*passes, commit], self.conditioned)
-
-        def denoise(z: Tensor, at: float) -> Tensor:
-            return stream.estimate(z, state.recent, passes[levels.index(at)])
-
-        clean = sample_euler(denoise, noise, self.num_steps)
-        frames = to_uint8(clean)
-        # what is committed is what was shown: the uint8 frame, so that a replay from recorded frames is the same dream
-        noise = state.draw(frame_shape(state, self.network.config.patch)).to(self.device)
+        passes, commit = self.passes()
+        stream = FrameStream(self.network, state, action, passes, commit, self.conditioned)
+        frames = to_uint8(self.sample(stream, state))
+        # what will be committed is what is shown: the uint8 frame, so that a replay from recorded frames is the same dream
         unit = to_unit(frames)
-        noised = add_noise(unit, noise, torch.full((len(actions),), commit[0], device=self.device))
-        state = dataclasses.replace(state, readout=stream.commit(unit, noised, state.recent, commit))
-        read = self.read(state)
         shown = frames.cpu().numpy()
+        state = dataclasses.replace(state.after(unit, action), readout=stream.read(unit), frames=shown)
+        read = self.read(state)
         return StepOutput(
-            frames=shown,
-            rewards=read.pop("reward"),
-            terminated=read.pop("terminated"),
-            readouts=read,
-            state=dataclasses.replace(state.after(unit, action), frames=shown),
+            frames=shown, rewards=read.pop("reward"), terminated=read.pop("terminated"), readouts=read, state=state
         )
 
-    def passes(self) -> tuple[list[float], list[Pass], Pass]:
-        """Return the levels at which the sampler stands, the network's runs there, and the run that commits a frame."""
-        levels = uniform_levels(self.num_steps)[:-1]
-        passes = [(level, int(step_index(self.num_steps))) for level in levels]
-        return levels, passes, (1 - self.context_noise, CONTEXT_STEP)
+    def sample(self, stream: FrameStream, state: WorldState) -> Tensor:
+        """Return the next frame (B, H, W, 3) of a stream at ``state``; the one that was shown is committed on the way."""
+        shape = frame_shape(state, self.network.config.patch)
+        commit_noise, noise = (state.draw(shape).to(self.device) for _ in range(2))
+        level = torch.full((state.batch_size,), 1 - self.context_noise, device=self.device)
+        noised = add_noise(state.recent[:, -1], commit_noise, level)
+        levels = uniform_levels(self.num_steps)
+
+        def denoise(z: Tensor, at: float) -> Tensor:
+            if at == levels[0]:
+                return stream.commit_and_estimate(noised, z)
+            return stream.estimate(z, stream.passes[levels.index(at)])
+
+        return sample_euler(denoise, noise, self.num_steps)
+
+    def passes(self) -> tuple[list[Pass], Pass]:
+        """Return the network's runs at the levels at which the sampler stands, and the one that commits a frame."""
+        passes = [(level, int(step_index(self.num_steps))) for level in uniform_levels(self.num_steps)[:-1]]
+        return passes, (1 - self.context_noise, CONTEXT_STEP)
 
     def read(self, state: WorldState) -> dict[str, Float32[np.ndarray, "b ..."]]:
-        """Return what the model reads off the last committed frame: "reward" and "terminated" (b,), readouts (b, n)."""
+        """Return what the model reads off the last frame: "reward" and "terminated" (b,), readouts (b, n)."""
         return {name: values.cpu().numpy() for name, values in self.denoiser.read(state.readout).items()}
 
     def check_state(self, state: WorldState) -> None:
@@ -177,157 +182,6 @@ def empty_state(
 def frame_shape(state: WorldState, patch: int) -> tuple[int, int, int]:
     """Return height, width and colours of the frames of a state."""
     return (state.grid[0] * patch, state.grid[1] * patch, 3)
-
-
-Pass = tuple[float, int]
-"""Noise level (0 .. 1) and step-size index of one run of the network on a frame."""
-
-
-class FrameStream:
-    """Runs the network on one frame of every row against the cache; the frame's own slot is overwritten each time.
-
-    What the condition decides (modulations of every block) is computed for all ``passes`` at once.
-    """
-
-    def __init__(
-        self, network: Network, state: WorldState, action: Tensor, passes: Sequence[Pass], conditioned: bool = True
-    ) -> None:
-        self.network, self.cache, self.grid = network, state.cache, state.grid
-        window = network.config.window
-        times, rows = state.times.clone(), len(action)
-        self.rows = torch.arange(rows, device=times.device)
-        self.action, self.known = action, torch.full((rows,), conditioned, device=times.device)
-        self.slots = times % window
-        self.phases = network.phases(times, state.grid)  # (B, 1, N, K / 2)
-        self.empty: Tensor | None = None
-        slots = torch.arange(window, device=times.device)[None]
-        self.hidden = (slots >= times[:, None]) | (slots == self.slots[:, None])  # (B, W), from what is recalled
-        if int(times.min()) + 1 < window:
-            empty = torch.zeros(rows, window, dtype=network.dtype, device=times.device)
-            self.empty = empty.masked_fill_(slots > times[:, None], float("-inf"))[:, None, None]  # (B, 1, 1, W)
-        levels, indices = (torch.tensor(column, device=times.device) for column in zip(*passes, strict=True))
-        action = torch.cat([state.past_actions.flatten(1), action], dim=-1)
-        told = network.told(
-            levels[:, None].expand(-1, rows),
-            indices[:, None].expand(-1, rows),
-            action.expand(len(passes), -1, -1),
-            self.known.expand(len(passes), -1),
-        )  # (passes, B, ...)
-        self.told = {one: told.at(i) for i, one in enumerate(passes)}
-
-    def estimate(self, frame: Tensor, recent: Tensor, at: Pass) -> Tensor:
-        """Return the clean estimate (B, H, W, 3), float32, of a noisy frame after the recent ones (B, P, H, W, 3)."""
-        made = self._run(frame, recent, at)
-        memory = self.cache.recall_keys, self.cache.patches
-        around, hidden, cond = recent[:, -1], self.hidden, self.told[at].cond
-        maps = self.network.maps(made.tokens, cond, recent[:, -1])
-        if self.network.config.surrounded:
-            around = self.cache.around
-            hidden = hidden | elsewhere(turned(self.cache.views, maps[:, None]))
-        recalled, nothing = self.network.recalled(
-            made.tokens[:, None], self.phases, memory, hidden[:, None], recent[:, -1:]
-        )
-        tokens = made.tokens.unflatten(1, self.grid)
-        return self.network.head(tokens, made.cells, around, recalled[:, 0], nothing[:, 0], cond, maps).estimate
-
-    def commit(self, shown: Tensor, noised: Tensor, recent: Tensor, at: Pass) -> Tensor:
-        """Leave the frame in the cache for good and return its raw readout rows (B, R).
-
-        The frame comes as it was shown and with the noise of ``at``, both (B, H, W, 3).
-        """
-        if self.network.remembers:
-            tokens = self._run(noised, recent, at).tokens
-            phases = self.phases[0][:, 0], self.phases[1][:, 0]
-            self._keep_recall(*self.network.remember(shown, tokens, phases))
-            if self.network.config.surrounded:
-                maps = self.network.maps(tokens, self.told[at].cond, recent[:, -1])
-                self._keep_places(turned(self.cache.views, maps[:, None]), go_on(self.cache.around, maps, shown))
-        return self.network.read(recent[:, -1], shown, self.action, self.known)
-
-    def _keep(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values (B, G, N, K) of the frame into a layer's cache, and return that cache."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.slots] = k.to(keys.dtype)  # under autocast the network computes in another type
-        values[self.rows, :, self.slots] = v.to(values.dtype)
-        return keys, values
-
-    def _keep_recall(self, keys: Tensor, patches: Tensor) -> None:
-        """Put what the frame will be recalled by (B, N, K), and as what (B, N, P), into the cache."""
-        self.cache.recall_keys[self.rows, self.slots] = keys.to(self.cache.recall_keys.dtype)
-        self.cache.patches[self.rows, self.slots] = patches
-
-    def _keep_places(self, views: Tensor, around: Tensor) -> None:
-        """Put the views (B, W, V) of earlier frames, as this one has them, and its surroundings (B, Y, X, 4) into the cache."""
-        self.cache.views.copy_(views)
-        self.cache.views[self.rows, self.slots] = 0
-        self.cache.around.copy_(around)
-
-    def _mix(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend to what is in the cache, this frame included: (B, G, N, K)."""
-        keys, values = self._keep(layer, k, v)  # (B, G, W, N, K)
-        bias = None if self.empty is None else self.empty.repeat_interleave(k.shape[-2], -1)
-        return attend(q, keys.flatten(2, 3), values.flatten(2, 3), bias)
-
-    def _run(self, frame: Tensor, recent: Tensor, at: Pass) -> Features:
-        return self.network.features(frame, recent, self.told[at], self.phases, self._mix)
-
-
-def commit_context(
-    network: Network,
-    state: WorldState,
-    row: int,
-    context: tuple[Tensor, Tensor, Tensor],
-    level: float,
-    conditioned: bool = True,
-) -> None:
-    """Commit T frames to an empty row in one pass: the same as committing them one by one.
-
-    ``context`` holds the frames (T, H, W, 3) as shown and with the noise of ``level``, and the actions (T, A) into them.
-    Nothing is known of the action that led into frame 0.
-    """
-    shown, noised, actions = context
-    count, window, past = len(shown), network.config.window, network.config.past_actions
-    times = torch.arange(count, device=shown.device)
-    recent = recent_frames(shown[None], network.config.recent)[0]  # (T + 1, P, H, W, 3)
-    kept = times[-window:]
-
-    def mix(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (T, G, N, K)
-        for ring, new in ((state.cache.keys[layer], k), (state.cache.values[layer], v)):
-            ring[row, :, kept % window] = new[kept].transpose(0, 1).to(ring.dtype)
-        return banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
-
-    known = (times > 0) & conditioned
-    if network.remembers:
-        index = torch.full((count,), CONTEXT_STEP, device=shown.device)
-        at = torch.full((count,), level, device=shown.device)
-        told = network.told(at, index, action_windows(actions, past), known)  # (T, ...)
-        phases = network.phases(times, state.grid)  # (T, 1, N, K / 2)
-        tokens = network.features(noised, recent[:-1], told, phases, mix).tokens
-        memory = network.remember(shown, tokens, (phases[0][:, 0], phases[1][:, 0]))
-        for ring, new in zip((state.cache.recall_keys, state.cache.patches), memory, strict=True):
-            ring[row, kept % window] = new[kept].to(ring.dtype)
-        if network.config.surrounded:
-            maps = network.maps(tokens, told.cond, recent[:-1, -1])[None]
-            state.cache.around[row] = surroundings(shown[None], maps)[0, -1]
-            state.cache.views[row, kept % window] = views_after(maps[:, kept])[0, -1]
-    state.readout[row] = network.read(recent[-2:-1, -1], shown[-1:], actions[-1:], known[-1:])[0]
-    state.recent[row] = recent[-1]
-    state.past_actions[row] = action_windows(actions, past)[-1].view(past + 1, -1)[1:]
-    state.times[row] = count
-
-
-def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Block-causal attention of one stream (H, T, N, K): frame t sees all tokens of frames t - window + 1 .. t."""
-    _, frames, tokens, _ = q.shape
-    outputs = []
-    for start in range(0, frames, CHUNK_FRAMES):
-        stop, low = min(start + CHUNK_FRAMES, frames), max(0, start - window + 1)
-        query, key = torch.arange(start, stop)[:, None], torch.arange(low, stop)[None]
-        hidden = ((key > query) | (key <= query - window)).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
-        bias = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf")).to(q.device)
-        out = attend(q[:, start:stop].flatten(1, 2), k[:, low:stop].flatten(1, 2), v[:, low:stop].flatten(1, 2), bias)
-        outputs.append(out.unflatten(1, (stop - start, tokens)))
-    return torch.cat(outputs, dim=1)
 
 
 def check_context(frames: np.ndarray, actions: np.ndarray, patch: int) -> None:

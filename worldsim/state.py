@@ -28,13 +28,13 @@ class WorldState:
 
     cache: StreamCache
     times: Tensor
-    """(B,) frames committed so far."""
+    """(B,) frames shown so far; the last one is not in the cache yet."""
     recent: Tensor
-    """(B, P, H, W, 3) the last frames committed, in -1 .. 1, without context noise, oldest first; zeros before frame 0."""
+    """(B, P + 1, H, W, 3) the last frames shown, in -1 .. 1, without context noise, oldest first; zeros before frame 0."""
     past_actions: Tensor
-    """(B, M, A) the last actions, oldest first, for a network that is told them (M = 0 for others); zeros before the first."""
+    """(B, M + 1, A) the last actions, oldest first, for a network that is told M of the past; zeros before the first."""
     readout: Tensor
-    """(B, R) raw readout row of the last committed frame: reward, termination logit, then every declared readout."""
+    """(B, R) raw readout row of the last frame: reward, termination logit, then every declared readout."""
     generators: tuple[torch.Generator, ...]
     """One CPU generator per row, so that an episode never depends on its batch mates."""
     grid: tuple[int, int]
@@ -59,8 +59,8 @@ class WorldState:
         return cls(
             cache=StreamCache.empty(config, layers, b, grid, device=device, dtype=dtype),
             times=torch.zeros(b, dtype=torch.int64, device=device),
-            recent=torch.zeros(b, config.recent, height, width, 3, device=device),
-            past_actions=torch.zeros(b, config.past_actions, action_dim, device=device),
+            recent=torch.zeros(b, config.recent + 1, height, width, 3, device=device),
+            past_actions=torch.zeros(b, config.past_actions + 1, action_dim, device=device),
             readout=torch.zeros(b, readout_dim, device=device),
             generators=tuple(torch.Generator().manual_seed(seed) for seed in seeds),
             grid=grid,
@@ -77,7 +77,7 @@ class WorldState:
         return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
 
     def after(self, shown: Tensor, actions: Tensor) -> WorldState:
-        """Return the state once a frame (B, H, W, 3), -1 .. 1, that ``actions`` (B, A) led to is committed to the cache."""
+        """Return the state once a frame (B, H, W, 3), -1 .. 1, that ``actions`` (B, A) led to was shown."""
         return dataclasses.replace(
             self,
             recent=torch.cat([self.recent[:, 1:], shown[:, None]], dim=1),
