@@ -55,7 +55,6 @@ class FrameStream:
                 empty.masked_fill(slots >= times[:, None], float("-inf"))[:, None, None],  # (B, 1, 1, W)
                 empty.masked_fill(slots > times[:, None], float("-inf"))[:, None, None],
             )
-        self.led = times > 1  # whether an action led into the frame that was shown
         self.passes = list(passes)
         levels, indices = (torch.tensor(column, device=times.device) for column in zip(commit, *passes, strict=True))
         before, now = state.past_actions, torch.cat([state.past_actions[:, 1:], action[:, None]], dim=1)
@@ -63,7 +62,7 @@ class FrameStream:
             levels[:, None].expand(-1, rows),
             indices[:, None].expand(-1, rows),
             torch.stack([before, *[now] * len(passes)]).flatten(2),
-            torch.stack([self.known & self.led, *[self.known] * len(passes)]),
+            torch.stack([self.known & (times > 1), *[self.known] * len(passes)]),
         )  # (1 + passes, B, ...)
 
     def commit_and_estimate(self, noised: Tensor, frame: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ class FrameStream:
         cos, sin = (phase[:rows, 0] for phase in self.phases)
         self._keep_recall(*self.network.remember(shown, made.tokens[:rows], (cos, sin)))
         if self.network.config.surrounded:
-            turn = maps[:rows] * self.led[:, None]
+            turn = maps[:rows]  # of a first frame, which follows nothing that shows anything, nothing
             self._keep_places(turned(self.cache.views, turn[:, None]), go_on(self.cache.around, turn, shown))
         return self._finish(Features(tokens=made.tokens[rows:], cells=made.cells[rows:]), maps[rows:], told.cond[rows:])
 
