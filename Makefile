@@ -7,7 +7,7 @@ INPUTS ?= 1000000
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := train,report,agents,play,data,dev
+EXTRAS := train,report,agents,play,data,fast,dev
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TESTS = $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not pages and not slow and not browser and not kills"
 

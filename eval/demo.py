@@ -84,7 +84,7 @@ def demo(
     results = {
         "command": "demo",
         "checkpoint": name,
-        **provenance(seed=scripts[0].seed, device=str(rollout.device)),
+        **provenance(seed=scripts[0].seed, device=model.device),
         "n": len(scripts),
         "num_steps": rollout.num_steps,
         "frames": frames,

@@ -111,7 +111,7 @@ def quality(
         "command": "quality",
         "checkpoint": "a model in memory" if isinstance(checkpoint, WorldModel) else str(checkpoint),
         "world": model.spec.env_id,
-        **provenance(seed=QUALITY_SEED, device=str(rollout.device)),
+        **provenance(seed=QUALITY_SEED, device=model.device),
         "dtype": str(rollout.network.dtype).removeprefix("torch."),
         "n": scenes,
         "settings": {**settings, "num_steps": rollout.num_steps},
@@ -176,7 +176,7 @@ def _key(model: WorldModel, rollout: Rollout, settings: Mapping[str, Any]) -> di
         "weights": weights_hash(model),
         "settings": dict(settings),
         "num_steps": rollout.num_steps,
-        "arithmetic": [str(rollout.device), str(rollout.network.dtype)],
+        "arithmetic": [model.device, str(rollout.network.dtype)],
         "code": [origin["commit"], origin["dirty"], origin["versions"]],
     }
 

@@ -12,7 +12,7 @@ import torch
 
 from worldsim.checkpoint import Checkpoint, build
 from worldsim.config import ARCHITECTURES, ModelConfig
-from worldsim.denoiser import CONTEXT_STEP, Context, step_index, to_uint8, to_unit
+from worldsim.denoiser import Context, step_index, to_uint8, to_unit
 from worldsim.draws import Draws
 from worldsim.episode import Readout
 from worldsim.errors import UsageError
@@ -21,7 +21,7 @@ from worldsim.motion import elsewhere
 from worldsim.rollout import Rollout, empty_state
 from worldsim.spec import WorldSpec
 from worldsim.state import WorldState
-from worldsim.stream import FrameStream
+from worldsim.stream import FrameStream, Moment, runs_of
 from worldsim.world_model import WorldModel
 
 HEIGHT, WIDTH, ACTIONS = 16, 24, 2
@@ -105,14 +105,15 @@ def test_the_cached_stream_is_the_full_history_pass(
     actions, context = actions_of(rng, count), frames_of(rng, 1, context_steps + 1)
     context[:, 2::3] = 90  # nothing to see, so that the action alone moves the camera
     noisy = torch.from_numpy(rng.standard_normal((count, HEIGHT, WIDTH, 3)).astype(np.float32))
-    passes, keep = [(level, int(step_index(num_steps)))], rollout.passes()[1]
+    runs = runs_of(1 - rollout.context_noise, [level], int(step_index(num_steps)), "cpu")
     state = rollout.start(context, actions[None, :context_steps], np.asarray([5]))
     # one frame at a time, dreaming freely
     shown, noised, estimates, rows = [], [], [], [state.readout.clone()]
     for t in range(context_steps, count):
         last = state.recent[:, -1].clone()
         last_noised = last + rollout.context_noise * (state.fork().draw((HEIGHT, WIDTH, 3)) - last)
-        stream = FrameStream(network, state.fork(), torch.from_numpy(actions[None, t]), passes, keep)
+        moment = Moment.of(network, state.fork(), torch.from_numpy(actions[None, t]))
+        stream = FrameStream(network, moment, runs)
         estimates.append(stream.commit_and_estimate(last_noised, noisy[None, t]))
         shown.append(last)
         noised.append(last_noised)
@@ -158,12 +159,13 @@ def test_a_step_is_the_sampler_over_the_stream(model: WorldModel) -> None:
     rollout = model.rollout(2)
     state = begin(rollout, [3])
     action = np.asarray([[0.3, -0.8]], dtype=np.float32)
-    ahead, (passes, keep) = state.fork(), rollout.passes()
+    ahead = state.fork()
     context_noise, noise = (ahead.draw((HEIGHT, WIDTH, 3)) for _ in range(2))
-    stream = FrameStream(model.denoiser.network, ahead, torch.from_numpy(action), passes, keep)
+    moment = Moment.of(model.denoiser.network, ahead, torch.from_numpy(action))
+    stream = FrameStream(model.denoiser.network, moment, rollout.runs())
     noised = ahead.recent[:, -1] + rollout.context_noise * (context_noise - ahead.recent[:, -1])
     half = noise + (stream.commit_and_estimate(noised, noise) - noise) / 2
-    wanted = stream.estimate(half, passes[1])
+    wanted = stream.estimate(half, 2)
     got = rollout.step(state, action).frames
     assert np.abs(got.astype(int) - to_uint8(wanted).numpy()).max() <= 1
 
@@ -195,7 +197,7 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
     far = near.fork()
     far.times.add_(20_002)
     noise = torch.from_numpy(rng.standard_normal((1, HEIGHT, WIDTH, 3)).astype(np.float32))
-    ask, keep = (0.25, int(step_index(4))), (0.95, CONTEXT_STEP)
+    runs = runs_of(0.95, [0.25], int(step_index(4)), "cpu")
     layers = len(network.layers(near.grid))
     memory = (layers + 1) * (CONFIG.window - 1)  # what is recalled is found by keys that have seen the trunk
     for t in range(memory + 4):
@@ -204,7 +206,7 @@ def test_frame_twenty_thousand_is_as_good_as_frame_twenty(model: WorldModel) -> 
         answers = []
         states, rows = [], []
         for state in (near, far):
-            stream = FrameStream(network, state, action, [ask], keep)
+            stream = FrameStream(network, Moment.of(network, state, action), runs)
             answers.append(stream.commit_and_estimate(state.recent[:, -1], noise))
             rows.append(stream.read(frame))
             states.append(state.after(frame, action))

@@ -184,8 +184,12 @@ def go_on(around_FYXc: Tensor, maps_FM: Tensor, frame_FHWc: Tensor) -> Tensor:
     """
     height, width = frame_FHWc.shape[1:3]
     rows, columns = margin_of(height, width)
-    turning = stirred(maps_FM).nonzero()[:, 0]
-    after = around_FYXc.index_copy(0, turning, _carried(around_FYXc[turning], maps_FM[turning], (height, width)))
+    stir = stirred(maps_FM)
+    if torch.compiler.is_exporting():  # a graph cannot do with fewer rows
+        after = torch.where(stir[:, None, None, None], _carried(around_FYXc, maps_FM, (height, width)), around_FYXc)
+    else:
+        rest = stir.nonzero()[:, 0]
+        after = around_FYXc.index_copy(0, rest, _carried(around_FYXc[rest], maps_FM[rest], (height, width)))
     after[:, rows : rows + height, columns : columns + width] = F.pad(frame_FHWc, (0, 1), value=1.0)
     return after
 
@@ -230,10 +234,16 @@ def turned(view_FV: Tensor, maps_FM: Tensor) -> Tensor:
     plane = maps_FM[..., :8].float()
     plane = plane + (plane * stirred(maps_FM)[..., None] - plane).detach()
     step = F.pad(plane, (0, 1)).unflatten(-1, (3, 3)) + identity
-    step = step / torch.linalg.det(step).clamp(min=LEAST_AREA)[..., None, None] ** (1 / 3)
+    step = step / _determinant(step).clamp(min=LEAST_AREA)[..., None, None] ** (1 / 3)
     before = view_FV.unflatten(-1, (3, 3)) + identity
     after = (before[..., None] * step[..., None, :, :]).sum(-2)  # no matrix product, which autocast would round
     return (after - identity).flatten(-2)
+
+
+def _determinant(matrix: Tensor) -> Tensor:
+    """Return the determinants of matrices (..., 3, 3): of many at once, which libraries take one by one."""
+    a, b, c, d, e, f, g, h, i = matrix.flatten(-2).unbind(-1)
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def seen_from(view_FV: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldsim.denoiser import CONTEXT_STEP, Clip, Denoiser, add_noise, step_index, to_uint8, to_unit
+from worldsim.denoiser import Clip, Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.draws import Draws
 from worldsim.rollout import empty_state
-from worldsim.stream import FrameStream, commit_context
+from worldsim.stream import FrameStream, Moment, commit_context, runs_of
 
 MAX_OWN_FRAMES = 8
 """Most frames of a clip that the model dreams itself before it is asked for the true next one."""
@@ -31,15 +31,15 @@ def dream_on(denoiser: Denoiser, clip: Clip, draws: Draws, first: int) -> Tensor
     b, t = frames.shape[:2]
     state = empty_state(denoiser, frames.shape[2:4], range(b))
     level = torch.full((b, t), 1 - config.context_noise, device=frames.device)
-    commit, start = (1 - config.context_noise, CONTEXT_STEP), (0.0, step_index(config.max_steps))
+    runs = runs_of(1 - config.context_noise, [0.0], int(step_index(config.max_steps)), frames.device)
     into = torch.cat([torch.zeros_like(clip.actions[:, :1]), clip.actions], dim=1)
     true = frames[:, :first]
     noised = add_noise(true[:, :-1], draws.context_noise[:, : first - 1], level[:, : first - 1])
     for row in range(b):
-        commit_context(network, state, row, (true[row], noised[row], into[row, :first]), commit[0])
+        commit_context(network, state, row, (true[row], noised[row], into[row, :first]), 1 - config.context_noise)
     shown = [true]
     for k in range(first, t):
-        stream = FrameStream(network, state, into[:, k], [start], commit)
+        stream = FrameStream(network, Moment.of(network, state, into[:, k]), runs)
         last = add_noise(state.recent[:, -1], draws.context_noise[:, k - 1], level[:, k - 1])
         frame = to_unit(to_uint8(stream.commit_and_estimate(last, draws.noise[:, k - 1])))
         state = state.after(frame, into[:, k])

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from worldsim.denoiser import CONTEXT_STEP, Denoiser, add_noise, step_index, to_uint8, to_unit
+from worldsim.backends import Graphs, GraphStream
+from worldsim.denoiser import Denoiser, add_noise, step_index, to_uint8, to_unit
 from worldsim.errors import UsageError
 from worldsim.network import Network
 from worldsim.sampler import check_num_steps, sample_euler, uniform_levels
 from worldsim.state import WorldState
-from worldsim.stream import FrameStream, Pass, commit_context
+from worldsim.stream import FrameStream, Moment, Runs, commit_context, runs_of
 
 Frames = UInt8[np.ndarray, "b h w 3"]
 
@@ -51,17 +52,25 @@ class Rollout:
 
     The last frame is committed to memory by the step that follows it (`worldsim.stream`).
     Rows never see each other: noise comes from one generator per row, attention stays within a row. A rollout that is not
-    ``conditioned`` knows of no action: what it dreams is what the model expects whatever is done.
+    ``conditioned`` knows of no action: what it dreams is what the model expects whatever is done. With ``graphs`` a back end
+    computes the network's runs (`worldsim.backends`).
     """
 
     def __init__(
-        self, denoiser: Denoiser, num_steps: int, context_noise: float | None = None, *, conditioned: bool = True
+        self,
+        denoiser: Denoiser,
+        num_steps: int,
+        context_noise: float | None = None,
+        *,
+        conditioned: bool = True,
+        graphs: Graphs | None = None,
     ) -> None:
         config = denoiser.network.config
         check_num_steps(num_steps, config.max_steps)
         self.denoiser = denoiser
         self.num_steps = num_steps
         self.conditioned = conditioned
+        self.graphs = graphs
         self.context_noise = config.context_noise if context_noise is None else context_noise
 
     @property
@@ -104,8 +113,11 @@ class Rollout:
                 "actions", got="NaN or infinity", allowed="finite numbers", fix="check the policy's output"
             )
         action = torch.from_numpy(np.ascontiguousarray(actions)).to(self.device)
-        passes, commit = self.passes()
-        stream = FrameStream(self.network, state, action, passes, commit, self.conditioned)
+        moment = Moment.of(self.network, state, action, self.conditioned)
+        if self.graphs is None:
+            stream = FrameStream(self.network, moment, self.runs())
+        else:
+            stream = GraphStream(self.graphs, moment, self.runs())
         frames = to_uint8(self.sample(stream, state))
         # what will be committed is what is shown: the uint8 frame, so that a replay from recorded frames is the same dream
         unit = to_unit(frames)
@@ -127,14 +139,14 @@ class Rollout:
         def denoise(z: Tensor, at: float) -> Tensor:
             if at == levels[0]:
                 return stream.commit_and_estimate(noised, z)
-            return stream.estimate(z, stream.passes[levels.index(at)])
+            return stream.estimate(z, 1 + levels.index(at))
 
         return sample_euler(denoise, noise, self.num_steps)
 
-    def passes(self) -> tuple[list[Pass], Pass]:
-        """Return the network's runs at the levels at which the sampler stands, and the one that commits a frame."""
-        passes = [(level, int(step_index(self.num_steps))) for level in uniform_levels(self.num_steps)[:-1]]
-        return passes, (1 - self.context_noise, CONTEXT_STEP)
+    def runs(self) -> Runs:
+        """Return the network's runs: the one that commits a frame, and those at the levels at which the sampler stands."""
+        levels = uniform_levels(self.num_steps)[:-1]
+        return runs_of(1 - self.context_noise, levels, int(step_index(self.num_steps)), self.device)
 
     def read(self, state: WorldState) -> dict[str, Float32[np.ndarray, "b ..."]]:
         """Return what the model reads off the last frame: "reward" and "terminated" (b,), readouts (b, n)."""

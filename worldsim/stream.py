@@ -9,19 +9,59 @@ Dimension keys: B batch, G groups of attention, N tokens of a group, K channels 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from worldsim.attention import CHUNK_FRAMES, attend
+from worldsim.cache import StreamCache
 from worldsim.denoiser import CONTEXT_STEP
 from worldsim.motion import elsewhere, go_on, surround, surroundings, turned, views_after
-from worldsim.network import Features, Network, Told, action_windows, recent_frames
+from worldsim.network import Features, Network, Phases, Told, action_windows, recent_frames
 from worldsim.state import WorldState
 
-Pass = tuple[float, int]
-"""Noise level (0 .. 1) and step-size index of one run of the network on a frame."""
+Runs = tuple[Tensor, Tensor]
+"""Noise levels (0 .. 1) and step-size indices of the network's runs on a frame, each (1 + S,): the one that commits it, then the sampler's."""
+
+
+def runs_of(commit_level: float, levels: Sequence[float], index: int, device: torch.device | str) -> Runs:
+    """Return the runs of a sampler that stands at ``levels`` with one step-size index."""
+    indices = [CONTEXT_STEP, *[index] * len(levels)]
+    return torch.tensor([commit_level, *levels], device=device), torch.tensor(indices, device=device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moment:
+    """All that the next frame of every row is computed from, but for its noise."""
+
+    cache: StreamCache
+    times: Tensor
+    """(B,) frames shown so far; the last of them is not in the cache yet."""
+    phases: Phases
+    """Rotary phases of the frame that was shown last and of the next, (2 B, 1, N, K / 2)."""
+    recent: Tensor
+    """(B, P + 1, H, W, 3) the last frames shown, oldest first."""
+    actions: Tensor
+    """(B, M + 2, A) the last actions, oldest first, with the one into the next frame."""
+    known: Tensor
+    """(2, B) whether anything is known of the actions into the frame that was shown last, and into the next."""
+
+    @classmethod
+    def of(cls, network: Network, state: WorldState, action: Tensor, conditioned: bool = True) -> Moment:
+        """Return the present of worlds in which ``action`` (B, A) is done next. Their cache is shared, and written in place."""
+        times = state.times.clone()
+        known = torch.full_like(times, conditioned, dtype=torch.bool)
+        return cls(
+            cache=state.cache,
+            times=times,
+            phases=network.phases(torch.cat([times - 1, times]), state.grid),
+            recent=state.recent,
+            actions=torch.cat([state.past_actions, action[:, None]], dim=1),
+            known=torch.stack([known & (times > 1), known]),
+        )
 
 
 class FrameStream:
@@ -30,71 +70,65 @@ class FrameStream:
     The cache is written in place. What the condition decides (modulations of every block) is computed for all runs at once.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        state: WorldState,
-        action: Tensor,
-        passes: Sequence[Pass],
-        commit: Pass,
-        conditioned: bool = True,
-    ) -> None:
-        self.network, self.cache, self.grid = network, state.cache, state.grid
-        self.recent, self.action = state.recent, action
-        times, rows, window = state.times.clone(), len(action), network.config.window
-        self.rows = torch.arange(rows, device=times.device)
-        self.known = torch.full((rows,), conditioned, device=times.device)
+    def __init__(self, network: Network, moment: Moment, runs: Runs) -> None:
+        self.network, self.moment, self.runs = network, moment, runs
+        self.cache, self.recent = moment.cache, moment.recent
+        height, width = (side // network.config.patch for side in moment.recent.shape[2:4])
+        self.grid = (height, width)
+        self.rows = torch.arange(len(moment.times), device=moment.times.device)
+        times, window = moment.times, network.config.window
         self.slots = ((times - 1) % window, times % window)  # of the frame that was shown, and of the next
-        self.phases = network.phases(torch.cat([times - 1, times]), state.grid)  # (2 B, 1, N, K / 2)
+        self.hidden = self._unseen(1)
+
+    @functools.cached_property
+    def told(self) -> Told:
+        """What all runs are told, (1 + S, B, ...)."""
+        levels, indices = (column[:, None].expand(-1, len(self.rows)) for column in self.runs)
+        before, now = self.moment.actions[:, :-1].flatten(1), self.moment.actions[:, 1:].flatten(1)
+        actions = torch.stack([before, *[now] * (len(levels) - 1)])
+        known = torch.cat([self.moment.known, self.moment.known[1:].expand(len(levels) - 2, -1)])
+        return self.network.told(levels, indices, actions, known)
+
+    @functools.cached_property
+    def empty(self) -> tuple[Tensor, Tensor] | None:
+        """What hides slots that hold nothing yet, from the frame that was shown and from the next, each (B, 1, 1, W)."""
+        times, window = self.moment.times, self.network.config.window
+        if int(times.min()) >= window:
+            return None
         slots = torch.arange(window, device=times.device)[None]
-        self.hidden = (slots >= times[:, None]) | (slots == self.slots[1][:, None])  # (B, W), from what is recalled
-        self.empty: tuple[Tensor, Tensor] | None = None
-        if int(times.min()) < window:
-            empty = torch.zeros(rows, window, dtype=network.dtype, device=times.device)
-            self.empty = (
-                empty.masked_fill(slots >= times[:, None], float("-inf"))[:, None, None],  # (B, 1, 1, W)
-                empty.masked_fill(slots > times[:, None], float("-inf"))[:, None, None],
-            )
-        self.passes = list(passes)
-        levels, indices = (torch.tensor(column, device=times.device) for column in zip(commit, *passes, strict=True))
-        before, now = state.past_actions, torch.cat([state.past_actions[:, 1:], action[:, None]], dim=1)
-        self.told = network.told(
-            levels[:, None].expand(-1, rows),
-            indices[:, None].expand(-1, rows),
-            torch.stack([before, *[now] * len(passes)]).flatten(2),
-            torch.stack([self.known & (times > 1), *[self.known] * len(passes)]),
-        )  # (1 + passes, B, ...)
+        nothing = torch.zeros(len(times), window, dtype=self.network.dtype, device=times.device)
+        before = nothing.masked_fill(slots >= times[:, None], float("-inf"))
+        return before[:, None, None], nothing.masked_fill(slots > times[:, None], float("-inf"))[:, None, None]
 
     def commit_and_estimate(self, noised: Tensor, frame: Tensor) -> Tensor:
         """Leave the frame that was shown in the cache for good; return the first clean estimate (B, H, W, 3) of the next.
 
-        The one comes with its context noise, ``noised``, the other as noise at the level of the first pass, both (B, H, W, 3).
+        The one comes with its context noise, ``noised``, the other at the level of run 1, both (B, H, W, 3).
         """
         if not self.network.remembers:
-            return self.estimate(frame, self.passes[0])
+            return self.estimate(frame, 1)
         recent = torch.cat([self.recent[:, :-1], self.recent[:, 1:]])  # (2 B, P, H, W, 3)
         told = self._told(slice(0, 2))
-        made = self.network.features(torch.cat([noised, frame]), recent, told, self.phases, self._mix_both)
+        made = self.network.features(torch.cat([noised, frame]), recent, told, self.moment.phases, self._mix_both)
         maps = self.network.maps(made.tokens, told.cond, recent[:, -1])
         shown, rows = self.recent[:, -1], len(noised)
-        cos, sin = (phase[:rows, 0] for phase in self.phases)
+        cos, sin = (phase[:rows, 0] for phase in self.moment.phases)
         self._keep_recall(*self.network.remember(shown, made.tokens[:rows], (cos, sin)))
         if self.network.config.surrounded:
             turn = maps[:rows]  # of a first frame, which follows nothing that shows anything, nothing
             self._keep_places(turned(self.cache.views, turn[:, None]), go_on(self.cache.around, turn, shown))
         return self._finish(Features(tokens=made.tokens[rows:], cells=made.cells[rows:]), maps[rows:], told.cond[rows:])
 
-    def estimate(self, frame: Tensor, at: Pass) -> Tensor:
-        """Return the clean estimate (B, H, W, 3), float32, of the next frame in a noisier form, once the last one is committed."""
-        number = 1 + self.passes.index(at)
-        told = self._told(slice(number, number + 1))
+    def estimate(self, frame: Tensor, run: int) -> Tensor:
+        """Return the clean estimate (B, H, W, 3), float32, of the next frame at the level of a run, once the last one is committed."""
+        told = self._told(slice(run, run + 1))
         phases = self._phases_now()
         made = self.network.features(frame, self.recent[:, 1:], told, phases, self._mix_now)
         return self._finish(made, self.network.maps(made.tokens, told.cond, self.recent[:, -1]), told.cond)
 
     def read(self, shown: Tensor) -> Tensor:
         """Return the raw readout rows (B, R) of the next frame as it was shown (B, H, W, 3)."""
-        return self.network.read(self.recent[:, -1], shown, self.action, self.known)
+        return self.network.read(self.recent[:, -1], shown, self.moment.actions[:, -1], self.moment.known[1])
 
     def _finish(self, made: Features, maps: Tensor, cond: Tensor) -> Tensor:
         """Return the clean estimate of the next frame from what the trunk made of it."""
@@ -117,10 +151,15 @@ class FrameStream:
             modulations=[part[runs].flatten(0, 1) for part in self.told.modulations],
         )
 
-    def _phases_now(self) -> tuple[Tensor, Tensor]:
+    def _phases_now(self) -> Phases:
         """Return the phases of the next frame, (B, 1, N, K / 2)."""
-        cos, sin = (phase.chunk(2)[1] for phase in self.phases)
+        cos, sin = (phase.chunk(2)[1] for phase in self.moment.phases)
         return cos, sin
+
+    def _unseen(self, frame: int) -> Tensor:
+        """Tell which slots (B, W) hold no frame before this one; 0 is the one that was shown, 1 the next."""
+        slots = torch.arange(self.network.config.window, device=self.moment.times.device)[None]
+        return (slots >= self.moment.times[:, None] - 1 + frame) | (slots == self.slots[frame][:, None])
 
     def _keep(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, G, N, K) of a frame into a layer's cache, and return that cache."""

@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 
 from worldsim import checkpoint as checkpoints
 from worldsim import rollout as rollouts
+from worldsim.backends import Graphs, split_device
 from worldsim.config import ModelConfig, preset
 from worldsim.denoiser import Denoiser
 from worldsim.errors import UsageError
@@ -25,9 +26,12 @@ class WorldModel:
     """A world that has been learnt: what it is about (``spec``), and how to dream it (`predict`, `rollout`)."""
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, *, device: str = "cpu", dtype: torch.dtype) -> None:
+        place, backend = split_device(device)
+        self.device = device
         self.checkpoint = checkpoint
-        self.denoiser: Denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(device)
+        self.denoiser: Denoiser = checkpoint.denoiser().eval().requires_grad_(False).to(place)
         self.denoiser.network.to(dtype)
+        self.graphs = None if backend == "eager" else Graphs(self.denoiser.network, backend)
         self.num_steps = checkpoint.sampler_steps
         self.conditioned = True
 
@@ -54,7 +58,7 @@ class WorldModel:
     def rollout(self, num_steps: int | None = None) -> rollouts.Rollout:
         """Return a streaming rollout with ``num_steps`` sampler steps a frame (None: the checkpoint's default)."""
         steps = self.num_steps if num_steps is None else num_steps
-        return rollouts.Rollout(self.denoiser, steps, conditioned=self.conditioned)
+        return rollouts.Rollout(self.denoiser, steps, conditioned=self.conditioned, graphs=self.graphs)
 
     def predict(
         self,
@@ -118,10 +122,14 @@ class WorldModel:
 def load(name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype | None = None) -> WorldModel:
     """Load a world model by embedded name (``arena-small``), checkpoint folder or training run folder.
 
-    ``dtype`` None takes bfloat16 where this device is faster with it. Raises UsageError for unknown names and for
-    truncated, foreign or mismatched files.
+    ``device`` is PyTorch's, with a back end behind it if wanted: "cpu+openvino" (extra `fast`), "cpu+compile", "cuda+compile"
+    (`worldsim.backends`). ``dtype`` None takes bfloat16 where this device is faster with it, and float32 for a back end on a CPU.
+    Raises UsageError for unknown names and for truncated, foreign or mismatched files.
     """
-    return WorldModel(checkpoints.load(name_or_path), device=device, dtype=dtype or fast_dtype(device))
+    place, backend = split_device(device)
+    if dtype is None:
+        dtype = torch.float32 if backend != "eager" and place == "cpu" else fast_dtype(place)
+    return WorldModel(checkpoints.load(name_or_path), device=device, dtype=dtype)
 
 
 def untrained(spec: WorldSpec, name: str = "nano", seed: int = 0, dtype: torch.dtype = torch.float32) -> WorldModel:

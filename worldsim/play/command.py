@@ -39,7 +39,7 @@ def play(
         port: port to listen on; 0 takes a free one.
         token: a secret that the page's address must hold, 16 characters or more.
         sessions: players at a time.
-        device: where the model runs.
+        device: where the model runs: cpu, cuda ..., with +openvino or +compile behind it for a back end.
         browser: open the page in a browser.
 
     """
