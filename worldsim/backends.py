@@ -14,7 +14,6 @@ import re
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -169,9 +168,7 @@ def _openvino(graph: StreamGraph, example: dict[str, Tensor], folder: Path) -> R
 
     if not (folder / "graph.xml").is_file():
         _log.warning("worldsim: making a graph for OpenVINO (about half a minute, once)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about what OpenVINO does with its trees
-            model = openvino.convert_model(_exported(graph, example))
+        model = openvino.convert_model(_exported(graph, example))
         sizes = [list(tensor.shape) for tensor in example.values()]
         model.reshape({taken: sizes[number] for taken, number in zip(model.inputs, _taken(model), strict=True)})
         with _kept(folder) as made:
