@@ -219,8 +219,12 @@ def _exported(graph: StreamGraph, example: dict[str, Tensor]) -> torch.export.Ex
 @contextlib.contextmanager
 def _kept(folder: Path) -> Iterator[Path]:
     """Give a folder to write a graph into, then call it ``folder``; delete others of too many."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    except OSError as error:
+        allowed = "a folder that can be written to"
+        raise UsageError("graphs", got=error, allowed=allowed, fix="set XDG_CACHE_HOME to one") from error
     try:
         yield made
         with contextlib.suppress(OSError):  # another process was faster
