@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "unet": {"architecture": "unet", "fine_patch": 2},
     "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
 }
-OTHERS = [kind for kind in KINDS if kind != "camera"]
+OTHERS = [kind for kind in KINDS if kind != "taking turns"]
 
 
 def model_of(kind: str, device: str = "cpu") -> WorldModel:
@@ -85,7 +85,7 @@ def same_dreams(plain: Rollout, other: Rollout, rows: int, steps: int) -> None:
         assert np.abs(out.frames.astype(int) - before).mean() > 1
 
 
-@pytest.mark.parametrize("kind", ["camera", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
+@pytest.mark.parametrize("kind", ["taking turns", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
 def test_openvino_dreams_what_eager_mode_dreams(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Frame by frame up to rounding, also before the window is full and after; what was made once is found again."""
     pytest.importorskip("openvino")
