@@ -8,7 +8,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # 
     os.environ.setdefault(_name, "1")
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -95,6 +95,28 @@ def painter() -> Iterator[Painter]:
     made = Painter(height=64, width=64, shadows=True)
     yield made
     made.close()
+
+
+CAMERA_STD = 0.015
+"""Of what says how a camera moves, which begins at nothing: some steps then leave the view as it was, and some do not."""
+
+
+@pytest.fixture(scope="session")
+def lively() -> Callable[[ModelConfig, WorldSpec], checkpoints.Checkpoint]:
+    """Return what makes random weights, livelier than at birth so that every input shows in the output."""
+
+    def make(config: ModelConfig, world: WorldSpec) -> checkpoints.Checkpoint:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            denoiser = checkpoints.build(config, world)
+            for name, parameter in denoiser.named_parameters():
+                if any(part in name for part in ("modulation", "out.weight", "action", "gain")):
+                    parameter.data.mul_(3 if "gain" in name else 8)
+                if name.endswith(("camera.out.weight", "camera.out.bias")):
+                    parameter.data[8 : 8 + 8 * world.action_dim].normal_(std=CAMERA_STD)  # as actions move it
+        return checkpoints.Checkpoint(model=config, world=world, weights=denoiser.state_dict(), sampler_steps=2)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.checkpoint import Checkpoint, build
+from worldsim import checkpoint as checkpoints
 from worldsim.config import ARCHITECTURES, ModelConfig
 from worldsim.denoiser import Context, step_index, to_uint8, to_unit
 from worldsim.draws import Draws
@@ -38,13 +39,13 @@ WORLD = WorldSpec(
     context_steps=2,
     readouts=(Readout(name="state", names=("x", "y", "z"), units=("m", "m", "m")),),
 )
-CAMERA_STD = 0.015
-"""Of what says how a camera moves, which begins at nothing: some steps then leave the view as it was, and some do not."""
 
 
 @pytest.fixture(scope="module", params=[*ARCHITECTURES, "taking turns", "pyramid", "camera"])
-def model(request: pytest.FixtureRequest) -> WorldModel:
-    """A tiny world with random weights, made livelier than at birth so that every input shows in the output."""
+def model(
+    request: pytest.FixtureRequest, lively: Callable[[ModelConfig, WorldSpec], checkpoints.Checkpoint]
+) -> WorldModel:
+    """A tiny world with random weights."""
     kinds: dict[str, dict[str, Any]] = {
         "dit": {},
         "taking turns": {"time_every": 2},
@@ -54,16 +55,7 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
         "unet-stacked": {"architecture": "unet-stacked", "fine_patch": 2},
     }
     config = dataclasses.replace(CONFIG, **kinds[request.param])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        denoiser = build(config, WORLD)
-        for name, parameter in denoiser.named_parameters():
-            if any(part in name for part in ("modulation", "out.weight", "action", "gain")):
-                parameter.data.mul_(3 if "gain" in name else 8)
-            if name.endswith(("camera.out.weight", "camera.out.bias")):
-                parameter.data[8 : 8 + 8 * ACTIONS].normal_(std=CAMERA_STD)  # as actions move it
-    made = Checkpoint(model=config, world=WORLD, weights=denoiser.state_dict(), sampler_steps=2)
-    return WorldModel(made, dtype=torch.float32)
+    return WorldModel(lively(config, WORLD), dtype=torch.float32)
 
 
 def frames_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -332,7 +324,9 @@ def test_unfit_rows_are_refused(model: WorldModel) -> None:
     state = begin(rollout, [1, 2])
     with pytest.raises(UsageError, match=r"WorldState\.put"):
         state.put([0], state.fork())
-    other = empty_state(build(ModelConfig(width=32, depth=1, heads=2, patch=8, window=5), WORLD), (16, 24), [0])
+    other = empty_state(
+        checkpoints.build(ModelConfig(width=32, depth=1, heads=2, patch=8, window=5), WORLD), (16, 24), [0]
+    )
     with pytest.raises(UsageError, match=r"world state: got .* and \d+ more, but allowed is") as refused:
         rollout.check_state(other)
     assert "readout" not in str(refused.value)

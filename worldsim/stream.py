@@ -219,8 +219,8 @@ def commit_context(
             ring[row, :, kept % window] = new[kept].transpose(0, 1).to(ring.dtype)
         return banded_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
 
-    if network.config.surrounded:
-        state.cache.around[row] = surround(shown[:1])[0]
+    if network.config.surrounded and not count:
+        state.cache.around[row] = surround(shown)[0]
     if network.remembers and count:
         index = torch.full((count,), CONTEXT_STEP, device=shown.device)
         at = torch.full((count,), level, device=shown.device)
