@@ -19,9 +19,10 @@ from tqdm import tqdm
 from worldsim.envs.record import record
 from worldsim.envs.workers import LOCAL, backend_in_use, number_of_workers
 from worldsim.errors import UsageError
+from worldsim.eval.comparison_figures import pictures
 from worldsim.eval.comparison_ladder import scaling
 from worldsim.eval.comparison_plan import MATCHINGS, RIVALS, Plan, Trial, ladder_of, read_plan, searches_of, trials_of
-from worldsim.eval.comparison_report import figure, markdown, scaling_figure
+from worldsim.eval.comparison_report import markdown
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
 from worldsim.eval.comparison_trainings import Trainings, best_rates
 from worldsim.eval.hypotheses import HYPOTHESES, NOT_TESTED, Contrast, Hypothesis, holm, outcome
@@ -46,7 +47,7 @@ def compare(
 
     Args:
         plan: "quick" (minutes: the whole path, no conclusions), "nano" (hours), or a JSON file with fields of `Plan`.
-        out: folder for the trainings, the probes, ``results.json``, ``report.md`` and ``verdict.png``.
+        out: folder for the trainings, the probes, ``results.json``, ``report.md`` and its pictures.
         data: recording to train on; by default the Arena is recorded into ``out``.
         workers: trainings at a time, each in a process of its own with its share of the cores; on two cores 2 takes less
             time than 1, but minutes of training are then those beside another. None: one here, all that a cluster has there.
@@ -128,9 +129,8 @@ def _results(plan: Plan, trainings: Trainings, probed: Mapping[str, Probed], lad
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
     """Write results, pictures and the report."""
-    write_atomically(folder / "verdict.png", figure(results))
-    if results["scaling"] is not None:
-        write_atomically(folder / "scaling.png", scaling_figure(results["scaling"]))
+    for name, picture in pictures(results).items():
+        write_atomically(folder / name, picture)
     write_json(folder / "results.json", results)
     write_atomically(folder / "report.md", markdown(results).encode())
 

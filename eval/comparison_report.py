@@ -1,26 +1,20 @@
-"""The report of `worldsim compare`: one word a claim, the numbers behind it, and one picture."""
+"""The report of `worldsim compare`: one word a claim, the numbers behind it, and its picture."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from worldsim.eval.comparison_figures import KINDS, NAMES, claim_file
 from worldsim.eval.hypotheses import FASTER, LEAST_TRAININGS
 from worldsim.eval.quality_report import table
 from worldsim.eval.registry import SCENES
-from worldsim.eval.scaling import Law
 from worldsim.provenance import describe
 
 VALIDATED = (1, 8)
 """Dreamt frames after which the errors of trained arms are shown."""
-KINDS = {"dit": "transformer", "unet": "U-Net with attention over time"}
-NAMES = {"unet": "U-Net with attention over time", "unet-stacked": "U-Net over stacked frames"}
 MEANING = (
     "A difference is transformer less U-Net, with its 95 % interval; matched by *parameters* (within 2 %) and by *operations* of "
     "training (within 5 %), at equal steps on equal clips. *Supported* and *reversed* need both intervals on one side of 0 and p < .05 "
@@ -48,7 +42,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = ["# Transformer and U-Net as world simulators", how, standing.strip(), "![verdict](verdict.png)"]
     for rival, answers in results["answers"].items():
         parts += [f"## Against the {NAMES[rival]}", _answers(results, answers)]
-    parts += [MEANING, "## Every arm", _arms(results), "## What each arm costs", _sizes(results)]
+    shown = [f"![{code}]({claim_file(code)})" for code, arm in results["arms"].items() if arm["values"]]
+    parts += [MEANING, "## Every arm", _arms(results), *shown, "## What each arm costs", _sizes(results)]
+    parts += ["![minutes](minutes.png)"]
     if results["rates_tried"]:
         parts += ["## Learning rates", _rates(results)]
     if results["scaling"]:
@@ -155,59 +151,3 @@ def _scaling(results: Mapping[str, Any]) -> str:
 
 def _not_tested(results: Mapping[str, Any]) -> str:
     return table(["claim", "why"], [[f"{code}", why] for code, why in results["not_tested"].items()])
-
-
-def figure(results: Mapping[str, Any]) -> bytes:
-    """Draw the differences of all claims that are measured in skill, with intervals, one panel a rival, as PNG."""
-    panels = {
-        rival: {code: one for code, one in answers.items() if results["arms"][code]["unit"] == "skill"}
-        for rival, answers in results["answers"].items()
-    }
-    count = max(1, *map(len, panels.values()))
-    drawn = Figure(figsize=(9.0, 1.6 + 0.7 * count), layout="constrained")
-    axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (rival, answers) in zip(axes, panels.items(), strict=True):
-        for row, answer in enumerate(answers.values()):
-            for shift, one in enumerate(answer["contrasts"].values()):
-                low, high = (one["value"] if one[end] is None else one[end] for end in ("low", "high"))
-                place, ink = row + 0.24 * (shift - 0.5), f"C{shift}"
-                axis.plot([low, high], [place, place], color=ink)
-                axis.plot([one["value"]], [place], marker="os"[shift], color=ink)
-        axis.axvline(0, color="0.5", linewidth=0.8)
-        axis.set_yticks(range(len(answers)), [f"{code} {results['arms'][code]['claim']}" for code in answers])
-        axis.set_title(f"against the {NAMES[rival]}", fontsize=10)
-        axis.set_xlabel("difference in skill, 95 % interval")
-    axes[0].set_ylim(count - 0.5, -0.5)
-    first = next(iter(next(iter(panels.values())).values()), {"contrasts": {}})
-    keys = [
-        Line2D([], [], color=f"C{i}", marker="os"[i], label=f"equal {name}")
-        for i, name in enumerate(first["contrasts"])
-    ]
-    drawn.legend(handles=keys, fontsize=8, loc="outside lower center", ncols=len(keys))
-    return _png(drawn)
-
-
-def scaling_figure(found: Mapping[str, Any]) -> bytes:
-    """Draw the errors of a ladder of trainings over their compute, the laws through them, and what these foretold, as PNG."""
-    drawn = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axis = drawn.subplots()
-    for place, (kind, one) in enumerate(found["kinds"].items()):
-        ink, law, following = f"C{place}", Law(**one["law"]), one["next"]
-        for on_front in (True, False):
-            points = [point for point in one["points"] if point["on_front"] == on_front]
-            places = [point["tflop"] for point in points], [point["error"] for point in points]
-            axis.scatter(*places, marker="os"[place], edgecolors=ink, facecolors=ink if on_front else "none")
-        compute = np.geomspace(min(point["tflop"] for point in one["points"]), following["tflop"], 100)
-        axis.plot(compute, law(compute), color=ink, label=f"{KINDS[kind]}: C^-{law.b:.2f}")
-        axis.plot([following["tflop"]] * 2, [following["low"], following["high"]], color=ink, marker="_")
-        axis.scatter(following["tflop"], following["measured"], marker="*", s=140, color=ink)
-    axis.set(xscale="log", yscale="log", xlabel="operations of training, Tflop", ylabel="error of held-out dreams")
-    axis.set_title("Filled: none with less compute is better. Star: measured, not fitted.", fontsize=9)
-    axis.legend(fontsize=8)
-    return _png(drawn)
-
-
-def _png(drawn: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(drawn).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()

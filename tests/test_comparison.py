@@ -15,8 +15,9 @@ from scipy.stats import ttest_ind
 import worldsim
 from worldsim.errors import UsageError
 from worldsim.eval.comparison import answers, compare, rounds
+from worldsim.eval.comparison_figures import pictures
 from worldsim.eval.comparison_plan import PLANS, Plan, read_plan, searches_of, trials_of
-from worldsim.eval.comparison_report import figure, markdown
+from worldsim.eval.comparison_report import markdown
 from worldsim.eval.comparison_scores import Probed, asked, contrast, values
 from worldsim.eval.comparison_trainings import Trainings, best_rates
 from worldsim.eval.families import Scores
@@ -177,7 +178,9 @@ def test_the_report_says_one_word_a_claim(tmp_path: Path):
     assert "0.1000 [0.0900, 0.1100] | 0.1200 | +20.0% |" in with_ladder and "C^-0.25" in with_ladder
     assert "0.110 (sd 0.010) | - |" in text  # errors at the end of training; none was taken after 8 frames
     assert text.count("**supported**") == 2 and "exploratory" in text and "| H6 | later |" in text
-    assert figure(results).startswith(b"\x89PNG")
+    drawn = pictures(results)
+    assert set(drawn) == {"verdict.png", "minutes.png", "claim-H1.png", "claim-H8.png"}
+    assert all(name in text and picture.startswith(b"\x89PNG") for name, picture in drawn.items())
     alone = markdown(results | {"trainings_an_arm": 1})
     assert "answers nothing" in alone and "finished of 3 trainings an arm" in alone and "finished of" not in text
 
@@ -249,6 +252,7 @@ def test_every_arm_tries_every_rate_and_is_trained_with_its_best():
         best_rates(PLAN, {"nano": {"0.5": None}})
 
 
+@pytest.mark.heavy
 def test_trainings_at_a_time_are_those_one_by_one(stripe_recording: Path, tmp_path: Path):
     """Two processes leave what one leaves, finished trainings are not touched again, and searches read their scores."""
     searches = [one for one in searches_of(PLAN) if one.preset == "nano"]

@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 from worldsim.errors import UsageError
+from worldsim.eval import comparison_ladder
+from worldsim.eval.comparison_figures import scaling_figure
 from worldsim.eval.comparison_ladder import scaling
 from worldsim.eval.comparison_plan import PLANS, ladder_of
-from worldsim.eval.comparison_report import scaling_figure
 from worldsim.eval.comparison_scores import between
 from worldsim.eval.scaling import Law, fit, front, resampled
 
 PLAN = dataclasses.replace(PLANS["quick"], seeds=3, steps=800, rungs=("pico", "micro"), ladder=(100, 200, 400, 800))
 MFLOP = {"pico": 60.0, "micro": 160.0, "nano": 440.0, "pico-unet": 80.0, "micro-unet": 200.0, "nano-unet": 600.0}
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw other errors often enough for these tests; a report draws them ten thousand times."""
+    monkeypatch.setattr(comparison_ladder, "RESAMPLES", 500)
 
 
 def records(laws: dict[str, Law], waste: float = 1.0) -> dict[str, dict[str, Any]]:
