@@ -9,14 +9,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := train,report,agents,play,data,fast,dev
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-TESTS = $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not pages and not slow and not browser and not kills"
+PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+ELSEWHERE := pages or slow or browser or kills
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pages test-slow test-kills test-browser test-lowest test-newest with-versions fuzz lint bench opengl
+.PHONY: help demo test test-heavy test-pages test-slow test-kills test-browser test-lowest test-newest with-versions fuzz lint bench opengl
 
 help:
 	@echo "make demo       dream beside the truth, as a page: runs/demo/index.html"
-	@echo "make test       the tests (test-pages: what the README and the guides tell to run; test-slow: those that take minutes;"
+	@echo "make test       the tests (test-heavy: whole runs, some ten seconds each; test-slow: those that take minutes;"
+	@echo "                test-pages: what the README and the guides tell to run;"
 	@echo "                test-kills: killed 200 times; test-browser: the page, in Chromium; test-lowest, test-newest: with the"
 	@echo "                lowest versions that pyproject.toml allows, and with today's newest, each in an environment of its own)"
 	@echo "make fuzz       damaged and hostile files: INPUTS=1000000 mutations of every kind of file that is read, guided by coverage (Atheris)"
@@ -38,13 +40,16 @@ demo: $(INSTALLED) opengl
 	$(BIN)/worldsim demo
 
 test: $(INSTALLED) opengl
-	$(TESTS) --durations 40 --durations-min 4
+	$(PYTEST) -m "not (heavy or $(ELSEWHERE))" --durations 40 --durations-min 4
+
+test-heavy: $(INSTALLED) opengl
+	$(PYTEST) -m heavy --durations 0 --durations-min 4
 
 test-pages: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m pages --durations 0 --durations-min 1
 
 test-slow: $(INSTALLED) opengl
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+	$(PYTEST) -m slow
 
 test-kills: $(INSTALLED) opengl
 	$(ONE_THREAD) $(BIN)/python -m pytest -m kills -rP
@@ -63,7 +68,7 @@ with-versions:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) uv
 	$(BIN)/uv pip install --python $(BIN)/python --upgrade --resolution $(RESOLUTION) -e '.[$(EXTRAS)]'
-	$(TESTS) -W default
+	$(PYTEST) -m "not ($(ELSEWHERE))" -W default
 
 fuzz: $(INSTALLED) # Atheris has wheels for Linux and CPython only
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt atheris

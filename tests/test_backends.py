@@ -68,7 +68,13 @@ def same_dreams(plain: Rollout, other: Rollout, rows: int, steps: int) -> None:
         assert np.abs(out.frames.astype(int) - before).mean() > 1
 
 
-@pytest.mark.parametrize("kind", ["taking turns", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("taking turns", marks=pytest.mark.heavy),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS),
+    ],
+)
 def test_openvino_dreams_what_eager_mode_dreams(
     kind: str, lively: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -116,6 +116,7 @@ def test_agreement_has_intervals_over_policies_and_starts():
     assert noise.low < 0 < noise.high
 
 
+@pytest.mark.heavy
 def test_fidelity_compares_dream_and_truth(monkeypatch: pytest.MonkeyPatch):
     """All ways of judging get the same policies and starts; a blind model cannot tell policies apart, truth can."""
     monkeypatch.setattr(fidelities, "STEPS", 6)
@@ -135,6 +136,7 @@ def test_shares_have_wilson_intervals():
     assert none.low == 0 and none.high == pytest.approx(0.071, abs=2e-3)
 
 
+@pytest.mark.heavy
 def test_plan_goes_on_where_it_stopped(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Interrupted between agents, the finished episodes are not played again, and the report is that of a whole run."""
     monkeypatch.setattr(planning, "EPISODE_STEPS", 8)
@@ -181,6 +183,7 @@ def test_wrong_names_are_refused(checkpoint: str, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "plan").exists() and not (tmp_path / "learn").exists()
 
 
+@pytest.mark.heavy
 def test_a_policy_is_learnt_judged_and_taken_up(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run writes policy, curve and judgement; run again it is done; other settings are refused; `plan` can use it."""
     monkeypatch.setattr("worldsim.eval.learning.EPISODE_STEPS", 4)

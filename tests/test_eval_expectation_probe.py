@@ -73,6 +73,7 @@ def study(truth: Path, parts: Path) -> Study:
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_a_stranger_goes_on_where_it_stopped(
     spec: WorldSpec, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_stranger_goes_on_where_it_stopped(
     assert not tables["wrong push"]["claimed"]
 
 
+@pytest.mark.heavy
 def test_a_world_model_has_every_row(spec: WorldSpec, truth: Path, tmp_path: Path) -> None:
     """A checkpoint is asked by name, also without actions: then it cannot tell actions apart, to the bit."""
     fresh = checkpoints.build(TINY, spec).state_dict()

@@ -44,7 +44,7 @@ from worldsim.eval.rows import (
 )
 from worldsim.eval.skill import measured, skill
 
-SCENES = 3
+SCENES = 2
 BY_CODE = {family.code: family for family in PERMANENCE}
 
 

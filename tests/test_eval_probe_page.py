@@ -19,6 +19,7 @@ from worldsim.eval.probe_report import markdown
 from worldsim.eval.selftest_record import UNTESTED
 from worldsim.eval.tracking import CUT_OFF_M
 
+pytestmark = pytest.mark.heavy
 STRANGER = """
 import numpy as np
 

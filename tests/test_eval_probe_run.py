@@ -51,6 +51,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.heavy
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Stopped in its second family, a run keeps the first; in the end nothing tells it from one that was never stopped.
 

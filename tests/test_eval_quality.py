@@ -116,6 +116,7 @@ def test_long_runs_of_the_truth_are_sharp_readable_and_without_ghosts(spec: Worl
     assert [None if number is None else number.value for number in numbers] == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.heavy
 def test_the_report_says_what_was_measured_and_on_how_much(
     spec: WorldSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

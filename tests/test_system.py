@@ -79,6 +79,7 @@ def test_a_folder_that_cannot_be_written_to(name: str, workplace: Path) -> None:
     assert not list((workplace / "shut").iterdir())
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
 def test_memory_that_runs_out_while_training(workplace: Path) -> None:
     """Training says what needs less, and the checkpoint from before can be read and gone on from."""

@@ -38,7 +38,7 @@ QUICK = TrainConfig(frames_per_step=16, clip_frames=(4, 8), clip_shares=(0.5, 0.
 @pytest.mark.parametrize(
     "preset",
     [
-        "nano",
+        pytest.param("nano", marks=pytest.mark.heavy),
         pytest.param("nano-unet", marks=pytest.mark.slow),
         pytest.param("nano-unet-stacked", marks=pytest.mark.slow),
     ],
@@ -62,7 +62,10 @@ def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording
     assert (tmp_path / "run" / "strips").is_dir() and list((tmp_path / "run" / "logs").rglob("events*"))
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano-pyramid", "nano-unet", "nano-unet-stacked"])
+OTHERS = [pytest.param(f"nano-{kind}", marks=pytest.mark.heavy) for kind in ("pyramid", "unet", "unet-stacked")]
+
+
+@pytest.mark.parametrize("preset", ["nano", *OTHERS])
 def test_training_in_bfloat16_learns_the_same(stripe_recording: Path, tmp_path: Path, preset: str):
     """Every part of a step, own context and shortcut too, runs where bfloat16 is faster, and moves all weights alike."""
     weights = []
@@ -151,6 +154,7 @@ def test_validation_shows_many_episodes(stripe_recording: Path, tmp_path: Path) 
     assert ValidationSet.choose(cache, 2, 20, 1).frames.shape[:2] == (1, 13)
 
 
+@pytest.mark.heavy
 def test_killed_run_continues_to_the_same_bits(stripe_recording: Path, tmp_path: Path):
     """SIGKILL in mid-run, start again: the weights are those of a run that was never interrupted, bit for bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -248,6 +252,7 @@ def test_what_another_world_taught_is_taken_over(stripe_recording: Path, preset:
     assert before > 0.1 and after < (1e-5 if actions > 2 else before / 4)  # what actions lack had some part in the flow
 
 
+@pytest.mark.heavy
 def test_training_can_begin_from_another_world(stripe_recording: Path, tmp_path: Path):
     """The sizes of the model are those of the other world; frames, actions and readouts are this one's."""
     first = train(stripe_recording, tmp_path / "a", preset="nano", steps=1, config=QUICK, progress=False)
@@ -278,6 +283,7 @@ def test_training_can_begin_from_another_world(stripe_recording: Path, tmp_path:
         train(tmp_path / "data", tmp_path / "d", steps=1, init=str(first), config=only, progress=False)
 
 
+@pytest.mark.heavy
 def test_readouts_can_be_learnt_on_a_world_that_stays_as_it_is(stripe_recording: Path, tmp_path: Path):
     """With readouts_only the frames of a dream stay the same to the bit, while what is read off them gets better."""
     first = train(stripe_recording, tmp_path / "world", preset="nano", steps=3, config=QUICK, progress=False)
