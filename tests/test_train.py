@@ -329,3 +329,43 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tmp_path: Path) -> 
     plan.write_text(json.dumps({"precision": other}))
     assert first_precision(plan, TrainConfig(), cpu) == other
     assert first_precision(plan, TrainConfig(precision=chosen), cpu) == chosen
+
+
+def widened(recording: Path, folder: Path, columns: int, **changes: Any) -> Path:
+    """Write a recording again with so many columns of its frames once more beside them, and other changes of its world."""
+    source = EpisodeDataset.open(recording)
+    height, width, colours = source.spec.frame_shape
+    spec = dataclasses.replace(source.spec, frame_shape=(height, width + columns, colours), **changes)
+    episodes = {i: source.episode(i) for i in source.episode_ids()}
+    wider = {
+        i: dataclasses.replace(one, frames=np.concatenate([one.frames, one.frames[:, :, :columns]], axis=2))
+        for i, one in episodes.items()
+    }
+    write_shard(folder, 0, RecordingHeader(spec=spec, seed=0), wider)
+    build_index(folder)
+    return folder
+
+
+def test_frames_of_several_sizes_are_learnt_in_turn(stripe_recording: Path, tmp_path: Path) -> None:
+    """The second step takes the wider recording, readouts and all; both sizes can be dreamt; other worlds are refused."""
+    wide = widened(stripe_recording, tmp_path / "wide", 16)
+    made = []
+    for also in ((), (str(wide),)):
+        config = dataclasses.replace(QUICK, also=also)
+        run = train(stripe_recording, tmp_path / f"{len(also)}", steps=2, preset="nano", config=config, progress=False)
+        made.append(checkpoints.load(run))
+    alone, both = made
+    assert not torch.equal(alone.weights["network.head.out.bias"], both.weights["network.head.out.bias"])
+    assert both.dataset["train_frames"] == 2 * alone.dataset["train_frames"]
+    assert both.dataset["fingerprint"].startswith(alone.dataset["fingerprint"] + "+")
+    model, episode = worldsim.load(tmp_path / "1"), EpisodeDataset.open(wide).episode(0)
+    shown = model.predict(episode.frames[None, :3], episode.actions[None, :2], episode.actions[None, 2:4], seeds=[0])
+    assert shown.shape == (1, 1, 2, 32, 48, 3)
+    for also, said in [
+        (widened(stripe_recording, tmp_path / "odd", 8), "multiples of 16"),
+        (widened(stripe_recording, tmp_path / "other", 16, action_names=("tone",)), "but for their frames"),
+    ]:
+        with pytest.raises(UsageError, match=rf"also: got .*{said}"):
+            config = dataclasses.replace(QUICK, also=(str(also),))
+            train(stripe_recording, tmp_path / "never", steps=1, preset="nano", config=config, progress=False)
+    assert not (tmp_path / "never").exists()

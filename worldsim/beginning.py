@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from worldsim import checkpoint as checkpoints
 from worldsim import config as configs
 from worldsim.config import ModelConfig
+from worldsim.dataset import EpisodeDataset
 from worldsim.denoiser import Denoiser
 from worldsim.distributed import agreed
 from worldsim.errors import UsageError
@@ -52,6 +54,27 @@ def check_kept(model: ModelConfig, start: checkpoints.Checkpoint | None, world: 
     if model.camera and not start.model.camera:
         got, fix = "a preset that adds a camera", "--preset small keeps the world of --init as it is"
         raise UsageError("readouts_only", got=got, allowed="with the world of --init as it is", fix=fix)
+
+
+def other_recordings(folders: Sequence[str], first: EpisodeDataset, patch: int) -> list[EpisodeDataset]:
+    """Open recordings of the first one's world in frames of other sizes; UsageError for those of another world."""
+    opened = [EpisodeDataset.open(folder) for folder in folders]
+    for folder, other in zip(folders, opened, strict=True):
+        seen = {"frame_shape": first.spec.frame_shape, "env_kwargs": first.spec.env_kwargs}
+        if dataclasses.replace(other.spec, **seen) != first.spec:
+            got, fix = (
+                f"{folder}, a recording of {other.spec.env_id}",
+                "record both by the same command but for the size",
+            )
+            raise UsageError(
+                "also", got=got, allowed=f"recordings alike to {first.folder} but for their frames", fix=fix
+            )
+        if any(side % patch for side in other.spec.frame_shape[:2]):
+            got, allowed = f"{folder} in frames of {other.spec.frame_shape}", f"sides that are multiples of {patch}"
+            raise UsageError(
+                "also", got=got, allowed=allowed, fix="record other sizes, or train a preset of smaller patches"
+            )
+    return opened
 
 
 def first_precision(plan: Path, config: TrainConfig, device: torch.device) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
-from worldsim.beginning import check_kept, first_model, first_precision, first_weights
+from worldsim.beginning import check_kept, first_model, first_precision, first_weights, other_recordings
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Denoiser, to_unit
@@ -126,7 +126,8 @@ class _Run:
     config: TrainConfig
     model: ModelConfig
     dataset: EpisodeDataset
-    cache: FrameCache
+    caches: Sequence[FrameCache]
+    """Training episodes of every recording, which steps take in turn."""
     accelerator: Accelerator
     denoiser: Denoiser
     prepared: nn.Module
@@ -135,7 +136,7 @@ class _Run:
     identity: dict[str, Any]
     precision: str
     begun_from: Mapping[str, Any] | None = None
-    drawn: ClipSampler | None = None
+    drawn: dict[int, ClipSampler] = dataclasses.field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -151,16 +152,17 @@ class _Run:
         if config.loss.readouts_only:
             check_kept(model, start, dataset.spec)
             denoiser.freeze_world()
+        recordings = [dataset, *other_recordings(config.also, dataset, model.patch)]
         dataset.cache("val")  # if there is none, now is the time to say so
         accelerator = connect(out)
         with accelerator.local_main_process_first():
-            cache = dataset.cache("train")
+            caches = [recording.cache("train") for recording in recordings]
         if not same_world:
-            fit_readouts(denoiser, cache.readouts)
+            fit_readouts(denoiser, caches[0].readouts)
         identity = {
             "preset": preset,
             "model": model.to_json(),
-            "dataset": dataset.fingerprint,
+            "dataset": "+".join(recording.fingerprint for recording in recordings),
             "init": init,
             "config": config.identity(),
         }
@@ -173,7 +175,7 @@ class _Run:
         optimizers = make_optimizers(denoiser, config.optim, TYPES[precision])
         wrapped = [accelerator.prepare(optimizer) for optimizer in optimizers]
         run = cls(
-            out=out, config=config, model=model, dataset=dataset, cache=cache, accelerator=accelerator,
+            out=out, config=config, model=model, dataset=dataset, caches=caches, accelerator=accelerator,
             denoiser=denoiser, prepared=prepared, average=average, optimizers=wrapped, identity=identity,
             precision=precision, begun_from=None if start is None else start.training,
         )  # fmt: skip
@@ -227,18 +229,19 @@ class _Run:
 
     def seconds_per_step(self) -> float:
         """Time a step of the middle stage without moving a weight, and allow for the extra passes of later stages."""
-        length = clip_length(self.cache.offsets, self.config.clip_frames[len(self.config.clip_frames) // 2])
+        middle, sizes = self.config.clip_frames[len(self.config.clip_frames) // 2], len(self.caches)
         times = []
-        for trial in range(4):
+        for trial in range(4 * sizes):
             begun = time.monotonic()
-            self._gradients(trial, length, shortcut=0.0, own=0.0)
+            self._gradients(trial, clip_length(self.caches[trial % sizes].offsets, middle), shortcut=0.0, own=0.0)
             self.prepared.zero_grad()
             times.append(time.monotonic() - begun)
+        each = sum(min(times[size + sizes :: sizes]) for size in range(sizes)) / sizes
         c = self.config
         shortcut = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3
         own = (1 - c.self_context_start) * c.self_context_share * OWN_CONTEXT_COST
         extra = shortcut + own
-        seconds = mean_over_processes(torch.tensor([min(times[1:])], device=self.accelerator.device))
+        seconds = mean_over_processes(torch.tensor([each], device=self.accelerator.device))
         return float(seconds) * 1.08 * (1 + extra)
 
     def clips_per_step(self, total: int) -> int:
@@ -247,13 +250,18 @@ class _Run:
 
     def clip_length(self, total: int) -> int:
         """Target frames of a clip in the coming step."""
-        return clip_length(self.cache.offsets, self.config.stage_frames(self.step, total))
+        return clip_length(self._cache(self.step).offsets, self.config.stage_frames(self.step, total))
 
-    def sampler(self, length: int) -> ClipSampler:
-        """Return what draws the clips of ``length`` target frames."""
-        if self.drawn is None or self.drawn.length != length:
-            self.drawn = ClipSampler.of(self.cache, length, self.config.balanced_share)
-        return self.drawn
+    def _cache(self, step: int) -> FrameCache:
+        """Return the recording whose turn it is."""
+        return self.caches[step % len(self.caches)]
+
+    def sampler(self, step: int, length: int) -> ClipSampler:
+        """Return what draws the clips of ``length`` target frames of a step."""
+        turn = step % len(self.caches)
+        if turn not in self.drawn or self.drawn[turn].length != length:
+            self.drawn[turn] = ClipSampler.of(self._cache(step), length, self.config.balanced_share)
+        return self.drawn[turn]
 
     def _parts(self, step: int, length: int, shortcut: float) -> list[Part]:
         """Return this process's share of the clips of a step, in the parts that go through the network one by one."""
@@ -262,7 +270,7 @@ class _Run:
             shares = [1 / c.gradient_accumulation] * c.gradient_accumulation
             return [Part(share=share, read=read) for share, read in zip(shares, self._reads(step, shares), strict=True)]
         mine = own_share(c.frames_per_step // length)
-        clip = self.sampler(length).draw(mine, (c.seed, step, 0))
+        clip = self.sampler(step, length).draw(mine, (c.seed, step, 0))
         draws = training_draws(clip, self.denoiser, c.loss, shortcut, (c.seed, step, 1), mine.start).to(device)
         clip = clip.to(device)
         pixels = pixel_weight(to_unit(clip.frames), c.loss, lambda of: mean_over_processes(of.mean()))
@@ -279,7 +287,7 @@ class _Run:
         mine = own_share(max(c.reads_per_step, c.gradient_accumulation * processes()))
         edges = [mine.start + round(len(mine) * before) for before in itertools.accumulate(shares, initial=0.0)]
         return [
-            draw_read(self.cache, range(*ends), (c.seed, step, 3)).to(self.accelerator.device)
+            draw_read(self._cache(step), range(*ends), (c.seed, step, 3)).to(self.accelerator.device)
             for ends in itertools.pairwise(edges)
         ]
 
@@ -362,9 +370,9 @@ class _Run:
             **provenance(self.config.seed, str(self.accelerator.device)),
         }  # fmt: skip
         dataset = {
-            "fingerprint": self.dataset.fingerprint,
+            "fingerprint": self.identity["dataset"],
             "env_id": self.dataset.spec.env_id,
-            "train_frames": self.dataset.num_frames("train"),
+            "train_frames": sum(int(cache.offsets[-1]) for cache in self.caches),
         }
         return checkpoints.Checkpoint(
             model=self.model,

@@ -28,6 +28,9 @@ class TrainConfig:
     reads_per_step: int = 256
     """Single frames from all over the recording that reward, termination and named readouts are learnt from in a step, beside
     the clips: these show few scenes, and a frame is read in no time."""
+    also: tuple[str, ...] = ()
+    """Folders of further recordings of the same world, in frames of other sizes: steps take them in turn, so that all are
+    learnt by one set of weights and nothing is padded. Dreams and validations are those of the first recording."""
     gradient_accumulation: int = 1
     """Parts in which a process passes its clips through the network, one after the other: less memory, the same step."""
     shard: bool = False
@@ -76,7 +79,7 @@ class TrainConfig:
     def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
         """Rebuild settings from JSON, whole or in part; TypeError for unknown ones."""
         values: dict[str, Any] = dict(data)
-        for name in ("clip_frames", "clip_shares"):
+        for name in ("clip_frames", "clip_shares", "also"):
             if name in values:
                 values[name] = tuple(values[name])
         for name, kind in (("loss", LossConfig), ("optim", OptimConfig)):
