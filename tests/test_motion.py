@@ -250,9 +250,8 @@ def noise_for(clip: Clip, config: ModelConfig, seed: int = 0) -> Draws:
     return draw((t, *clip.frames.shape[2:]), seeds, LossConfig(), config.max_steps, 0.0)
 
 
-@pytest.mark.parametrize(
-    "architecture", ["dit", *(pytest.param(kind, marks=pytest.mark.heavy) for kind in ARCHITECTURES if kind != "dit")]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_moves_as_one_is_left_to_the_camera(stripe_recording: Path, architecture: str):
     """The moved frame becomes far better than a copy, on pictures never seen, and the local flow has hardly a part in that."""
     torch.manual_seed(0)

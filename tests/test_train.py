@@ -62,10 +62,8 @@ def test_training_learns_that_an_action_shows_in_the_next_frame(stripe_recording
     assert (tmp_path / "run" / "strips").is_dir() and list((tmp_path / "run" / "logs").rglob("events*"))
 
 
-OTHERS = [pytest.param(f"nano-{kind}", marks=pytest.mark.heavy) for kind in ("pyramid", "unet", "unet-stacked")]
-
-
-@pytest.mark.parametrize("preset", ["nano", *OTHERS])
+@pytest.mark.heavy
+@pytest.mark.parametrize("preset", ["nano", "nano-pyramid", "nano-unet", "nano-unet-stacked"])
 def test_training_in_bfloat16_learns_the_same(stripe_recording: Path, tmp_path: Path, preset: str):
     """Every part of a step, own context and shortcut too, runs where bfloat16 is faster, and moves all weights alike."""
     weights = []
@@ -346,6 +344,7 @@ def widened(recording: Path, folder: Path, columns: int, **changes: Any) -> Path
     return folder
 
 
+@pytest.mark.heavy
 def test_frames_of_several_sizes_are_learnt_in_turn(stripe_recording: Path, tmp_path: Path) -> None:
     """The second step takes the wider recording, readouts and all; both sizes can be dreamt; other worlds are refused."""
     wide = widened(stripe_recording, tmp_path / "wide", 16)
