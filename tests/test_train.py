@@ -353,11 +353,17 @@ def test_frames_of_several_sizes_are_learnt_in_turn(stripe_recording: Path, tmp_
         config = dataclasses.replace(QUICK, also=also)
         run = train(stripe_recording, tmp_path / f"{len(also)}", steps=2, preset="nano", config=config, progress=False)
         made.append(checkpoints.load(run))
+    moved = dataclasses.replace(QUICK, also=(str(wide.rename(tmp_path / "moved")),))
+    train(
+        stripe_recording, tmp_path / "1", steps=2, preset="nano", config=moved, progress=False
+    )  # goes on: it is the same
+    with pytest.raises(UsageError, match="dataset"):
+        train(stripe_recording, tmp_path / "1", steps=2, preset="nano", config=QUICK, progress=False)
     alone, both = made
     assert not torch.equal(alone.weights["network.head.out.bias"], both.weights["network.head.out.bias"])
     assert both.dataset["train_frames"] == 2 * alone.dataset["train_frames"]
     assert both.dataset["fingerprint"].startswith(alone.dataset["fingerprint"] + "+")
-    model, episode = worldsim.load(tmp_path / "1"), EpisodeDataset.open(wide).episode(0)
+    model, episode = worldsim.load(tmp_path / "1"), EpisodeDataset.open(tmp_path / "moved").episode(0)
     shown = model.predict(episode.frames[None, :3], episode.actions[None, :2], episode.actions[None, 2:4], seeds=[0])
     assert shown.shape == (1, 1, 2, 32, 48, 3)
     for also, said in [

@@ -16,6 +16,8 @@ from worldsim.precision import TYPES
 
 _MACHINE = ("gradient_accumulation", "shard", "precision")
 """How a step is fitted to the machines: its numbers are the same, up to rounding."""
+_FOLDERS = ("also",)
+"""Where recordings lie; which they are, a run knows by their fingerprints."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide what is learnt, as JSON has them; a run may go on with others of the rest."""
         settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {name: value for name, value in settings.items() if name not in _MACHINE}
+        return {name: value for name, value in settings.items() if name not in (*_MACHINE, *_FOLDERS)}
 
     def stage_frames(self, step: int, total: int) -> int:
         """Return the clip length of ``step``."""
