@@ -301,7 +301,7 @@ def test_a_comparison_runs_from_recording_to_report(tmp_path: Path):
     fields = {"seeds": 1, "steps": 2, "episodes": 20, "tier": "smoke", "families": ["P2b"]}
     path.write_text(json.dumps({**fields, "rates": [0.5, 1], "search_steps": 1, "train": TINY}))
     first = compare(str(path), tmp_path / "out", workers=2)
-    assert set(first["answers"]["unet"]) == {"H2", "H8"} and len(first["trainings"]) == 5
+    assert set(first["answers"]["unet"]) == {"H2", "H7", "H8"} and len(first["trainings"]) == 5
     assert [set(errors) for errors in first["rates_tried"].values()] == [{"0.5", "1"}] * 5
     assert "answers nothing" in (tmp_path / "out" / "report.md").read_text()
     shutil.rmtree(tmp_path / "out" / "runs")  # what is probed needs its weights no more
