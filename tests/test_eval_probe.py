@@ -122,9 +122,10 @@ def test_habit_moves_bodies_as_in_other_scenes(scenes: dict[str, list[Scene]], p
     told = [scene[0] for scene in scenes["P1d"]]
     own = climatology(told, [courses(tale) for tale in told], painter)
     assert np.abs(own.astype(int) - films(scenes["P1d"])[:, 0]).mean() < 0.1
-    orders = other_scenes(SCENES, np.random.default_rng(0))
-    assert len(orders) == SCENES - 1 and all((order != np.arange(SCENES)).all() for order in orders)
-    other = climatology(told, [courses(told[k]) for k in orders[0]], painter)
+    orders = other_scenes(4, np.random.default_rng(0))
+    assert len(orders) == 4 - 1 and all((order != np.arange(4)).all() for order in orders)
+    (order,) = other_scenes(SCENES, np.random.default_rng(0))
+    other = climatology(told, [courses(told[k]) for k in order], painter)
     family = BY_CODE["P1d"]
     assert value(family, scenes["P1d"], other, "tracking error") > 5 * value(
         family, scenes["P1d"], own, "tracking error"

@@ -354,9 +354,7 @@ def test_frames_of_several_sizes_are_learnt_in_turn(stripe_recording: Path, tmp_
         run = train(stripe_recording, tmp_path / f"{len(also)}", steps=2, preset="nano", config=config, progress=False)
         made.append(checkpoints.load(run))
     moved = dataclasses.replace(QUICK, also=(str(wide.rename(tmp_path / "moved")),))
-    train(
-        stripe_recording, tmp_path / "1", steps=2, preset="nano", config=moved, progress=False
-    )  # goes on: it is the same
+    train(stripe_recording, tmp_path / "1", steps=2, preset="nano", config=moved, progress=False)  # it goes on
     with pytest.raises(UsageError, match="dataset"):
         train(stripe_recording, tmp_path / "1", steps=2, preset="nano", config=QUICK, progress=False)
     alone, both = made
@@ -373,4 +371,6 @@ def test_frames_of_several_sizes_are_learnt_in_turn(stripe_recording: Path, tmp_
         with pytest.raises(UsageError, match=rf"also: got .*{said}"):
             config = dataclasses.replace(QUICK, also=(str(also),))
             train(stripe_recording, tmp_path / "never", steps=1, preset="nano", config=config, progress=False)
+    with pytest.raises(UsageError, match=r"data: got .*multiples of 16"):
+        train(tmp_path / "odd", tmp_path / "never", steps=1, preset="nano", config=QUICK, progress=False)
     assert not (tmp_path / "never").exists()

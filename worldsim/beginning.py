@@ -56,23 +56,26 @@ def check_kept(model: ModelConfig, start: checkpoints.Checkpoint | None, world: 
         raise UsageError("readouts_only", got=got, allowed="with the world of --init as it is", fix=fix)
 
 
-def other_recordings(folders: Sequence[str], first: EpisodeDataset, patch: int) -> list[EpisodeDataset]:
-    """Open recordings of the first one's world in frames of other sizes; UsageError for those of another world."""
-    opened = [EpisodeDataset.open(folder) for folder in folders]
-    for folder, other in zip(folders, opened, strict=True):
-        seen = {"frame_shape": first.spec.frame_shape, "env_kwargs": first.spec.env_kwargs}
-        if dataclasses.replace(other.spec, **seen) != first.spec:
-            got, fix = (
-                f"{folder}, a recording of {other.spec.env_id}",
-                "record both by the same command but for the size",
+def all_recordings(first: EpisodeDataset, also: Sequence[str], patch: int) -> list[EpisodeDataset]:
+    """Return the first recording and those in the folders ``also``.
+
+    UsageError for frames that patches do not cover, and for recordings of another world than the first one's.
+    """
+    opened = [first, *map(EpisodeDataset.open, also)]
+    for name, one in zip(["data", *["also"] * len(also)], opened, strict=True):
+        if (
+            dataclasses.replace(one.spec, frame_shape=first.spec.frame_shape, env_kwargs=first.spec.env_kwargs)
+            != first.spec
+        ):
+            got, allowed = (
+                f"{one.folder} of {one.spec.env_id}",
+                f"recordings alike to {first.folder} but for their frames",
             )
+            raise UsageError(name, got=got, allowed=allowed, fix="record all by one command but for the size")
+        if any(side % patch for side in one.spec.frame_shape[:2]):
+            got, allowed = f"{one.folder}, frames of {one.spec.frame_shape}", f"sides that are multiples of {patch}"
             raise UsageError(
-                "also", got=got, allowed=f"recordings alike to {first.folder} but for their frames", fix=fix
-            )
-        if any(side % patch for side in other.spec.frame_shape[:2]):
-            got, allowed = f"{folder} in frames of {other.spec.frame_shape}", f"sides that are multiples of {patch}"
-            raise UsageError(
-                "also", got=got, allowed=allowed, fix="record other sizes, or train a preset of smaller patches"
+                name, got=got, allowed=allowed, fix="record another size, or train a preset of smaller patches"
             )
     return opened
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldsim import checkpoint as checkpoints
-from worldsim.beginning import check_kept, first_model, first_precision, first_weights, other_recordings
+from worldsim.beginning import all_recordings, check_kept, first_model, first_precision, first_weights
 from worldsim.config import ModelConfig
 from worldsim.dataset import EpisodeDataset, FrameCache
 from worldsim.denoiser import Denoiser, to_unit
@@ -152,7 +152,7 @@ class _Run:
         if config.loss.readouts_only:
             check_kept(model, start, dataset.spec)
             denoiser.freeze_world()
-        recordings = [dataset, *other_recordings(config.also, dataset, model.patch)]
+        recordings = all_recordings(dataset, config.also, model.patch)
         dataset.cache("val")  # if there is none, now is the time to say so
         accelerator = connect(out)
         with accelerator.local_main_process_first():
@@ -229,19 +229,20 @@ class _Run:
 
     def seconds_per_step(self) -> float:
         """Time a step of the middle stage without moving a weight, and allow for the extra passes of later stages."""
-        middle, sizes = self.config.clip_frames[len(self.config.clip_frames) // 2], len(self.caches)
-        times = []
-        for trial in range(4 * sizes):
-            begun = time.monotonic()
-            self._gradients(trial, clip_length(self.caches[trial % sizes].offsets, middle), shortcut=0.0, own=0.0)
-            self.prepared.zero_grad()
-            times.append(time.monotonic() - begun)
-        each = sum(min(times[size + sizes :: sizes]) for size in range(sizes)) / sizes
+        middle, fastest = self.config.clip_frames[len(self.config.clip_frames) // 2], []
+        for turn, cache in enumerate(self.caches):
+            length, times = clip_length(cache.offsets, middle), []
+            for trial in range(4):
+                begun = time.monotonic()
+                self._gradients(turn + trial * len(self.caches), length, shortcut=0.0, own=0.0)
+                self.prepared.zero_grad()
+                times.append(time.monotonic() - begun)
+            fastest.append(min(times[1:]))
         c = self.config
         shortcut = (1 - c.shortcut_start) * c.shortcut_share * 2 / 3
         own = (1 - c.self_context_start) * c.self_context_share * OWN_CONTEXT_COST
         extra = shortcut + own
-        seconds = mean_over_processes(torch.tensor([each], device=self.accelerator.device))
+        seconds = mean_over_processes(torch.tensor(fastest, device=self.accelerator.device).mean())
         return float(seconds) * 1.08 * (1 + extra)
 
     def clips_per_step(self, total: int) -> int:
