@@ -77,7 +77,7 @@ def plan(
             world is not the Arena random actions, "still" (zero throughout, where actions are amounts) and the dream.
         starts: number of starts, the same ones for every agent.
         settings: horizon, candidates, iterations and so on of both planners.
-        workers: processes for agents that do not dream; None for one per core.
+        workers: processes that play starts beside each other; None for one per core. A dream has one core then, and all with 1.
 
     Finished episodes are kept in a hidden folder inside ``out`` until the report is written: run the same command again
     after an interruption and it goes on where it stopped.
@@ -208,9 +208,9 @@ class _Maker:
 
 
 def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:
-    """Play all starts of one agent, each kept as soon as it ends. Dreams keep every core busy by themselves."""
+    """Play all starts of one agent, each kept as soon as it ends."""
     done: list[Outcome] = []
-    runs = joblib.Parallel(n_jobs=1 if maker.name == "dream" else workers, return_as="generator")(
+    runs = joblib.Parallel(n_jobs=workers, return_as="generator")(
         joblib.delayed(_kept)(parts, maker, start) for start in range(starts)
     )
     for outcome in runs:

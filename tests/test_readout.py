@@ -1,4 +1,4 @@
-"""What is read off frames: reward and termination with the action, the world's state without."""
+"""What is read off frames: reward and termination with the action, the world's state without, as points and by weight."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from worldsim import checkpoint as checkpoints
 from worldsim.config import ModelConfig
 from worldsim.denoiser import Denoiser
 from worldsim.episode import Readout
+from worldsim.errors import UsageError
 from worldsim.losses import LossConfig
-from worldsim.readout import Read
+from worldsim.reading import read_clips
+from worldsim.readout import Read, reading_weights
 from worldsim.spec import WorldSpec
+from worldsim.training_step import fit_readouts
 
 SPEC = WorldSpec(
     env_id="test/Costly-v0",
@@ -57,8 +60,8 @@ def charged(seed: int, count: int = 64) -> Read:
 def test_what_an_action_costs_is_learnt_where_rewards_are_told_of_it(told: bool) -> None:
     """Of a cost, and of an end, that hang on the action alone, most is learnt, or nothing; the state is told nothing."""
     denoiser = reader(told)
-    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=1e-2)
-    for step in range(100):
+    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=5e-3)
+    for step in range(280 if told else 100):
         optimizer.zero_grad()
         denoiser.reading_loss(charged(step), LossConfig())["loss"].backward()
         optimizer.step()
@@ -91,3 +94,51 @@ def test_rewards_of_older_checkpoints_are_told_of_no_action() -> None:
         said = reader(told).network.config
         assert ModelConfig.from_json(said.to_json()) == said
     assert "reads_action" not in reader(told=False).network.config.to_json()
+
+
+def dotted(seed: int, count: int = 64) -> Read:
+    """Return noisy pictures with one bright dot each, and where it is in pixels."""
+    rng = np.random.default_rng(seed)
+    places = rng.integers(2, 30, (count, 2))
+    shown = rng.integers(0, 120, (count, 32, 32, 3), np.uint8)
+    for picture, (x, y) in zip(shown, places, strict=True):
+        picture[y - 1 : y + 2, x - 1 : x + 2] = 255
+    nothing = torch.zeros(count)
+    return Read(
+        before=torch.from_numpy(shown),
+        shown=torch.from_numpy(shown),
+        actions=torch.zeros(count, 2),
+        rewards=nothing,
+        terminated=nothing,
+        readouts={"state": torch.from_numpy(places.astype(np.float32))},
+    )
+
+
+def test_places_are_read_within_a_pixel_or_two_where_they_weigh() -> None:
+    """A dot's height in new pictures is read after a short training, and what weighs nothing is not learnt."""
+    denoiser, config = reader(told=False), LossConfig(readout_weights={"state/x": 0})
+    fit_readouts(denoiser, {"state": dotted(0, 1000).readouts["state"].numpy()})
+    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=3e-3)
+    for step in range(150):
+        optimizer.zero_grad()
+        denoiser.reading_loss(dotted(step), config)["loss"].backward()
+        optimizer.step()
+    fresh = dotted(1000, 256)
+    pictures = np.stack([fresh.before.numpy(), fresh.shown.numpy()], axis=1)
+    found = read_clips(denoiser.eval(), pictures)["state"][:, 1]
+    true = fresh.readouts["state"].numpy()
+    x, y = 1 - ((found - true) ** 2).mean(0) / true.var(0)
+    assert y > 0.95 and x < 0.3
+
+
+def test_weights_of_readouts() -> None:
+    """The first pattern that fits an element counts, and the mean weight stays 1."""
+    readouts = (Readout(name="state", names=("red/x", "red/vx", "blue/x"), units=("m", "m/s", "m")), *SPEC.readouts)
+    with pytest.raises(UsageError, match=r"'state/green/\*'.*state/red/x"):
+        reading_weights(readouts, {"state/green/*": 1})
+    with pytest.raises(UsageError, match="-1"):
+        reading_weights(readouts, {"state/*": -1})
+    with pytest.raises(UsageError, match="0 for all of 'state'"):
+        reading_weights(readouts[:1], {"state/*": 0})
+    weights = reading_weights(readouts[:1], {"*/vx": 0, "state/red/*": 3})["state"]
+    assert torch.allclose(weights, torch.tensor([3.0, 0.0, 1.0]) * 3 / 4)

@@ -279,6 +279,10 @@ def test_training_can_begin_from_another_world(stripe_recording: Path, tmp_path:
     only = dataclasses.replace(QUICK, loss=LossConfig(readouts_only=True))
     with pytest.raises(UsageError, match=r"readouts_only: got .*Stripe"):
         train(tmp_path / "data", tmp_path / "d", steps=1, init=str(first), config=only, progress=False)
+    weighs = dataclasses.replace(QUICK, loss=LossConfig(readout_weights={"state/hue": 2}))
+    with pytest.raises(UsageError, match=r"readout_weights: got 'state/hue'"):
+        train(stripe_recording, tmp_path / "d", steps=1, config=weighs, progress=False)
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.heavy

@@ -26,7 +26,7 @@ from worldsim.losses import (
     view_error,
 )
 from worldsim.network import Conditions, Network, action_windows
-from worldsim.readout import Read
+from worldsim.readout import Read, reading_weights
 from worldsim.spec import WorldSpec
 
 CONTEXT_STEP = 0
@@ -97,6 +97,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network = network
         network.condition.set_action_range(spec.action_low, spec.action_high)
+        self.readouts = spec.readouts
         self.readout_sizes = {readout.name: len(readout.names) for readout in spec.readouts}
         for name, size in self.readout_sizes.items():
             self.register_buffer(f"mean_{name}", torch.zeros(size))
@@ -222,10 +223,11 @@ class Denoiser(nn.Module):
             "terminated": F.binary_cross_entropy_with_logits(raw[..., 1], read.terminated.float()),
         }
         start = 2
-        for name, size in self.readout_sizes.items():
+        for name, weights in reading_weights(self.readouts, config.readout_weights).items():
             mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
-            terms[name] = F.mse_loss(raw[..., start : start + size], (read.readouts[name].float() - mean) / std)
-            start += size
+            error = (raw[..., start : start + len(weights)] - (read.readouts[name].float() - mean) / std).square()
+            terms[name] = (error.mean(0) * weights.to(error.device)).mean()
+            start += len(weights)
         return {**terms, "loss": config.readout_weight * torch.stack(list(terms.values())).sum()}
 
     @torch.no_grad()

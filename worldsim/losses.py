@@ -85,6 +85,9 @@ class LossConfig:
     """Share of clips whose actions are hidden behind the null embedding."""
     readout_weight: float = 0.1
     """Weight of reward, termination and named readouts beside the image loss."""
+    readout_weights: dict[str, float | int] = dataclasses.field(default_factory=dict)
+    """Weights of what is read among its like, by patterns of READOUT/NAME such as "state/pusher/*"; the first that fits counts,
+    and what none fits weighs 1. What a frame hardly tells, as a velocity, else costs most of what is learnt of the rest."""
     readouts_only: bool = False
     """Whether only the readouts are learnt, on a world that stays as it is to the bit: for another reward, or more state."""
 

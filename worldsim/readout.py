@@ -6,19 +6,27 @@ Dimension keys: F = all leading axes flattened, H x W pixels, c colours, A actio
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.config import ModelConfig
+from worldsim.episode import Readout
+from worldsim.errors import UsageError, suggestion
 
-_EYE = (32, 48, 64)
-"""Channels of the convolutions over the picture; each halves its sides."""
-_SHUFFLE, _VIEW = 2, 4
-"""The picture enters in blocks of 2 x 2 pixels and leaves as 4 x 4 places."""
+_SHUFFLE = 2
+"""The picture enters in blocks of 2 x 2 pixels, and maps of half their grid say where something is."""
+_EYE = (32, 48)
+"""Channels of the convolutions before the maps; the first halves the sides."""
+_POINTS = 32
+"""Maps, each of which finds one place in the picture."""
+_PLACED = 12
+"""Numbers that a point becomes once it is known from where it is seen."""
 _JUDGE = 4
 """Of so many hidden units one stands between an action with what it led to, and what the two are worth."""
 
@@ -44,21 +52,59 @@ class Read:
         return Read(**own, readouts={name: rows.to(device) for name, rows in self.readouts.items()})
 
 
-class ReadoutHead(nn.Module):
-    """Reads a row of numbers off a committed frame and the one before it, by a small convolutional network.
+def reading_weights(readouts: Sequence[Readout], weights: Mapping[str, float | int]) -> dict[str, Tensor]:
+    """Return the weight of every element of every readout, 1 on average in each, by ``weights`` of patterns of READOUT/NAME.
 
-    It sees the picture, not the trunk's tokens: beside these it learns scenes by heart and reads new ones no better than
-    the mean (docs/experiments.md). So it reads what can be seen, and nothing of what the model remembers. Only reward and
-    termination, the first two numbers, are told the action as well: what is said of the world's state is seen in it.
+    UsageError for a pattern that fits nothing, and for weights that leave a readout none.
+    """
+    names = [f"{readout.name}/{name}" for readout in readouts for name in readout.names]
+    for pattern, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UsageError("readout_weights", got=f"{weight} of {pattern!r}", allowed="0 or more", fix="1 is usual")
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            allowed = f"patterns of what this world's recording reads: {shown or 'nothing'}"
+            raise UsageError("readout_weights", got=repr(pattern), allowed=allowed, fix=suggestion(pattern, names))
+    found = {}
+    for readout in readouts:
+        own = [_weight(f"{readout.name}/{name}", weights) for name in readout.names]
+        if not sum(own):
+            fix = "leave one of its elements some weight"
+            raise UsageError("readout_weights", got=f"0 for all of {readout.name!r}", allowed="more in sum", fix=fix)
+        found[readout.name] = torch.tensor(own) * len(own) / sum(own)
+    return found
+
+
+def _weight(name: str, weights: Mapping[str, float | int]) -> float:
+    fitting = (weight for pattern, weight in weights.items() if fnmatch.fnmatchcase(name, pattern))
+    return float(next(fitting, 1))
+
+
+class ReadoutHead(nn.Module):
+    """Reads a row of numbers off a committed frame and the one before it: where things are, and what that means from here.
+
+    Maps over the picture each become a point, by the mean place of their softmax (the spatial soft argmax of Levine et al.
+    2016, arXiv 1504.00702), and how sure of it they are. All points together tell the view; under it one and the same small
+    network places every point, so that what is learnt of one body's place holds for all. Pooled features in place of points
+    learn scenes by heart (docs/experiments.md).
+
+    It sees the picture, not the trunk's tokens, and so nothing of what the model remembers. Only reward and termination, the
+    first two numbers, are told the action as well: what is said of the world's state is seen in it.
     """
 
     def __init__(self, config: ModelConfig, outputs: int, action_dim: int) -> None:
         super().__init__()
+        width, view = config.readout_width, config.readout_width // 4
         sizes = [2 * 3 * _SHUFFLE**2, *_EYE]
-        self.eye = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in itertools.pairwise(sizes))
-        self.hidden = nn.Linear(_EYE[-1] * _VIEW**2, config.readout_width)
-        self.out = nn.Linear(config.readout_width, outputs)
-        self.judge = _Judge(config.readout_width, action_dim) if config.reads_action else None
+        self.eye = nn.ModuleList(
+            nn.Conv2d(a, b, 3, 2 if i == 0 else 1, 1) for i, (a, b) in enumerate(itertools.pairwise(sizes))
+        )
+        self.maps = nn.Conv2d(_EYE[-1], _POINTS, 1)
+        self.view = nn.ModuleList([nn.Linear(_POINTS * 3, view), nn.Linear(view, view)])
+        self.place = nn.Sequential(nn.Linear(3 + view, width // 2), nn.ReLU(), nn.Linear(width // 2, _PLACED))
+        self.hidden = nn.Linear(_POINTS * (3 + _PLACED) + view, width)
+        self.out = nn.Linear(width, outputs)
+        self.judge = _Judge(width, action_dim) if config.reads_action else None
 
     def forward(self, before_FHWc: Tensor, shown_FHWc: Tensor, action_FA: Tensor) -> Tensor:
         """Return raw readout rows (F, outputs) in float32; pictures as floats, -1 .. 1 for black .. white, actions alike."""
@@ -66,13 +112,27 @@ class ReadoutHead(nn.Module):
         seen = F.pixel_unshuffle(seen, _SHUFFLE)
         for layer in self.eye:
             seen = F.relu(layer(seen))
-        seen = F.adaptive_avg_pool2d(seen, _VIEW).flatten(1)
-        seen = F.relu(self.hidden(seen))
+        points = _points(self.maps(seen))
+        first, second = self.view
+        view = F.relu(first(points.flatten(1)))
+        view = view + F.relu(second(view))
+        placed = self.place(torch.cat([points, view[:, None].expand(-1, _POINTS, -1)], dim=-1))
+        seen = F.relu(self.hidden(torch.cat([points.flatten(1), placed.flatten(1), view], dim=-1)))
         raw = self.out(seen)
         if self.judge is None:
             return raw.float()
         worth = raw[:, :2] + self.judge(seen, action_FA.to(seen.dtype))
         return torch.cat([worth, raw[:, 2:]], dim=-1).float()
+
+
+def _points(maps_FPYX: Tensor) -> Tensor:
+    """Return each map's mean place, y and x in -1 .. 1, and its logarithmic mean, how sure it is (F, P, 3)."""
+    sides = maps_FPYX.shape[-2:]
+    flat = maps_FPYX.float().flatten(2)
+    axes = [torch.linspace(-1, 1, side, device=flat.device) for side in sides]
+    grid = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1)
+    sure = flat.logsumexp(-1, keepdim=True) - math.log(math.prod(sides))
+    return torch.cat([flat.softmax(-1) @ grid, sure], dim=-1).to(maps_FPYX.dtype)
 
 
 class _Judge(nn.Module):

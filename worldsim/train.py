@@ -41,7 +41,7 @@ from worldsim.losses import pixel_weight
 from worldsim.optim import learning_rate_factor, make_average, make_optimizers
 from worldsim.precision import TYPES, autocast
 from worldsim.provenance import provenance, write_json
-from worldsim.readout import Read
+from worldsim.readout import Read, reading_weights
 from worldsim.rollout import Rollout
 from worldsim.run_state import gather_state, load_state, save_state
 from worldsim.training_config import TrainConfig
@@ -145,6 +145,9 @@ class _Run:
     def begin(cls, data: Path, out: Path, preset: str, config: TrainConfig, init: str | None) -> _Run:
         """Open the recording, build model and optimisers, and take up the saved state if there is one."""
         dataset = EpisodeDataset.open(data)
+        reading_weights(
+            dataset.spec.readouts, config.loss.readout_weights
+        )  # if one is wrong, now is the time to say so
         start = None if init is None else checkpoints.load(init)
         same_world = start is not None and start.world == dataset.spec
         model = first_model(preset, start, dataset.spec)
