@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -62,8 +61,7 @@ def reading_weights(readouts: Sequence[Readout], weights: Mapping[str, float | i
         if not (math.isfinite(weight) and weight >= 0):
             raise UsageError("readout_weights", got=f"{weight} of {pattern!r}", allowed="0 or more", fix="1 is usual")
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            allowed = f"patterns of what this world's recording reads: {shown or 'nothing'}"
+            allowed = f"patterns that fit any of the {len(names)} numbers read in this world"
             raise UsageError("readout_weights", got=repr(pattern), allowed=allowed, fix=suggestion(pattern, names))
     found = {}
     for readout in readouts:
@@ -95,11 +93,11 @@ class ReadoutHead(nn.Module):
     def __init__(self, config: ModelConfig, outputs: int, action_dim: int) -> None:
         super().__init__()
         width, view = config.readout_width, config.readout_width // 4
-        sizes = [2 * 3 * _SHUFFLE**2, *_EYE]
+        first, second = _EYE
         self.eye = nn.ModuleList(
-            nn.Conv2d(a, b, 3, 2 if i == 0 else 1, 1) for i, (a, b) in enumerate(itertools.pairwise(sizes))
+            [nn.Conv2d(2 * 3 * _SHUFFLE**2, first, 3, stride=2, padding=1), nn.Conv2d(first, second, 3, padding=1)]
         )
-        self.maps = nn.Conv2d(_EYE[-1], _POINTS, 1)
+        self.maps = nn.Conv2d(second, _POINTS, 1)
         self.view = nn.ModuleList([nn.Linear(_POINTS * 3, view), nn.Linear(view, view)])
         self.place = nn.Sequential(nn.Linear(3 + view, width // 2), nn.ReLU(), nn.Linear(width // 2, _PLACED))
         self.hidden = nn.Linear(_POINTS * (3 + _PLACED) + view, width)

@@ -145,9 +145,7 @@ class _Run:
     def begin(cls, data: Path, out: Path, preset: str, config: TrainConfig, init: str | None) -> _Run:
         """Open the recording, build model and optimisers, and take up the saved state if there is one."""
         dataset = EpisodeDataset.open(data)
-        reading_weights(
-            dataset.spec.readouts, config.loss.readout_weights
-        )  # if one is wrong, now is the time to say so
+        reading_weights(dataset.spec.readouts, config.loss.readout_weights)  # refuses wrong ones
         start = None if init is None else checkpoints.load(init)
         same_world = start is not None and start.world == dataset.spec
         model = first_model(preset, start, dataset.spec)
