@@ -23,6 +23,7 @@ from worldsim.agents.search import CEMPlanner, ICEMPlanner, MPPIPlanner, RandomS
 from worldsim.envs.adapt import FrameWrapper, make_environment
 from worldsim.envs.controls import ACTION_NAMES
 from worldsim.envs.tasks import TASKS
+from worldsim.envs.workers import in_processes, number_of_workers
 from worldsim.errors import UsageError, suggestion
 from worldsim.eval.acting import EPISODE_STEPS, START_SEED, STARTS, Outcome, check_known, play, weights_digest
 from worldsim.eval.clips import enlarged, side_by_side, webp
@@ -82,11 +83,12 @@ def plan(
     Finished episodes are kept in a hidden folder inside ``out`` until the report is written: run the same command again
     after an interruption and it goes on where it stopped.
 
-    Returns what is written to ``results.json``; UsageError for unknown names and unfit settings.
+    Returns what is written to ``results.json``; UsageError for unknown names, no workers and unfit settings.
 
     """
     begun = time.perf_counter()
     settings = settings or PlanSettings()
+    at_once = number_of_workers(workers)
     folder = checkpoints.resolve(checkpoint)
     loaded = checkpoints.load(folder)
     arena = loaded.world.env_id == ARENA
@@ -103,7 +105,7 @@ def plan(
         for name in names:
             bar.set_postfix_str(name)
             maker = _Maker(name, str(folder), task, planner, settings)
-            table[name] = _episodes(maker, starts, parts, workers or joblib.cpu_count(), bar)
+            table[name] = _episodes(maker, starts, parts, at_once, bar)
     rows = agent_rows(table, settings.replan)
     results = {
         "command": "plan", "checkpoint": str(checkpoint), "weights": weights, "starts": starts,
@@ -210,11 +212,7 @@ class _Maker:
 def _episodes(maker: _Maker, starts: int, parts: Parts, workers: int, bar: tqdm[Any]) -> list[Outcome]:
     """Play all starts of one agent, each kept as soon as it ends."""
     done: list[Outcome] = []
-    runs = joblib.Parallel(n_jobs=workers, return_as="generator")(
-        joblib.delayed(_kept)(parts, maker, start) for start in range(starts)
-    )
-    for outcome in runs:
-        assert isinstance(outcome, Outcome)
+    for outcome in in_processes((joblib.delayed(_kept)(parts, maker, start) for start in range(starts)), workers):
         done.append(outcome)
         bar.update()
     return done

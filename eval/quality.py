@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 from jaxtyping import Float64, UInt8
 from tqdm import tqdm
 
+from worldsim.envs.workers import number_of_workers
 from worldsim.errors import UsageError
 from worldsim.eval.gaps import ActionGap, action_gap, gap_scripts
 from worldsim.eval.longrun import LongRun, long_run
@@ -98,14 +98,13 @@ def quality(
     """
     started = time.perf_counter()
     _check_size(scenes, long_frames)
+    at_once = number_of_workers(workers)
     model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, device=device)
     rollout = model.rollout(num_steps)
     arena = model.spec.env_id == ARENA_ID
     settings = {"scenes": scenes, **({"long_frames": long_frames} if arena else {"policy": policy})}
     parts = _taken_up(Path(out), _key(model, rollout, settings))
-    job = Job(
-        model=model, rollout=rollout, out=Path(out), scenes=scenes, workers=workers or joblib.cpu_count(), parts=parts
-    )
+    job = Job(model=model, rollout=rollout, out=Path(out), scenes=scenes, workers=at_once, parts=parts)
     tables = _measure_arena(job, policy, long_frames) if arena else measure_world(job, policy, QUALITY_SEED)
     results = {
         "command": "quality",

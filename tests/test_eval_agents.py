@@ -74,6 +74,7 @@ def test_a_policy_is_shown_frames_and_nothing_else():
     assert play(env, seeing, 0, 40).success and not play(env, StateController(Grade(gain=-0.5)), 0, 10).success
 
 
+@pytest.mark.heavy
 def test_better_controllers_do_better():
     """Noise, weakness and delay cost success: the policies that fidelity compares are really graded."""
     env = gym.make("worldsim:worldsim/Arena-v0", task="reach")
@@ -176,6 +177,7 @@ def test_wrong_names_are_refused(checkpoint: str, tmp_path: Path, capsys: pytest
         ["--planner", "nowhere:X"],
         ["--task", "pusch"],
         ["--settings.horizon", "40"],
+        ["--workers", "-1"],
     ):
         assert main(["plan", checkpoint, *words, *out, "--starts", "1"]) == 2
         assert "allowed" in capsys.readouterr().err

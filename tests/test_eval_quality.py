@@ -143,6 +143,8 @@ def test_questions_that_cannot_be_answered_are_refused(spec: WorldSpec, tmp_path
         quality(untrained(spec), tmp_path, 1)
     with pytest.raises(UsageError, match="long_frames"):
         quality(untrained(spec), tmp_path, 2, long_frames=8)
+    with pytest.raises(UsageError, match="workers"):
+        quality(untrained(spec), tmp_path, 2, workers=0)
     with pytest.raises(UsageError, match="behaviours of its own"):
         quality(untrained(spec), tmp_path, 2, policy="module:function")
     assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ def numbers(family: Family, scenes: list[Scene], frames: np.ndarray) -> dict[str
     return {name: value.value for name, value in values.items() if value is not None}
 
 
-@pytest.mark.parametrize("code", ["P3-I1", "P3-I8"])
+@pytest.mark.parametrize("code", ["P3-I1", pytest.param("P3-I8", marks=pytest.mark.heavy)])
 def test_every_band_holds(env: gym.Env, code: str):
     """The truth is right, harmless changes keep it, targeted ones lose it, and nothing else moves: skill, and a measure."""
     scenes = [FAMILIES[code].scene(env, "dev", index) for index in range(3)]

@@ -47,9 +47,9 @@ def reader(told: bool) -> Denoiser:
 
 
 def charged(seed: int, count: int = 64) -> Read:
-    """Return frames of noise, actions whose squares are taken away, and a state that only they could tell."""
+    """Return small frames of noise, actions whose squares are taken away, and a state that only they could tell."""
     rng = np.random.default_rng(seed)
-    before, shown = (torch.from_numpy(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)) for _ in range(2))
+    before, shown = (torch.from_numpy(rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)) for _ in range(2))
     actions = torch.from_numpy(rng.uniform(-2, 2, (count, 2)).astype(np.float32))
     cost = -actions.square().sum(-1)
     ends = (actions[:, 0] > 1).float()
@@ -60,8 +60,8 @@ def charged(seed: int, count: int = 64) -> Read:
 def test_what_an_action_costs_is_learnt_where_rewards_are_told_of_it(told: bool) -> None:
     """Of a cost, and of an end, that hang on the action alone, most is learnt, or nothing; the state is told nothing."""
     denoiser = reader(told)
-    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=5e-3)
-    for step in range(280 if told else 100):
+    optimizer = torch.optim.AdamW(denoiser.network.readout.parameters(), lr=7e-3)
+    for step in range(160 if told else 100):
         optimizer.zero_grad()
         denoiser.reading_loss(charged(step), LossConfig())["loss"].backward()
         optimizer.step()
