@@ -24,6 +24,8 @@ _EYE = (32, 48)
 """Channels of the convolutions before the maps; the first halves the sides."""
 _POINTS = 32
 """Maps, each of which finds one place in the picture."""
+_TURNED = 24
+"""Numbers that a point becomes by a linear map that the view gives, such as its place along axes of the world's own."""
 _PLACED = 12
 """Numbers that a point becomes once it is known from where it is seen."""
 _JUDGE = 4
@@ -83,8 +85,9 @@ class ReadoutHead(nn.Module):
 
     Maps over the picture each become a point, by the mean place of their softmax (the spatial soft argmax of Levine et al.
     2016, arXiv 1504.00702), and how sure of it they are. All points together tell the view; under it one and the same small
-    network places every point, so that what is learnt of one body's place holds for all. Pooled features in place of points
-    learn scenes by heart (docs/experiments.md).
+    network places every point, so that what is learnt of one body's place holds for all. The view turns points by a matrix of
+    its own making first: a rotation is a product of both, which a network that is handed them side by side learns slowly.
+    Pooled features in place of points learn scenes by heart (docs/experiments.md).
 
     It sees the picture, not the trunk's tokens, and so nothing of what the model remembers. Only reward and termination, the
     first two numbers, are told the action as well: what is said of the world's state is seen in it.
@@ -99,7 +102,8 @@ class ReadoutHead(nn.Module):
         )
         self.maps = nn.Conv2d(second, _POINTS, 1)
         self.view = nn.ModuleList([nn.Linear(_POINTS * 3, view), nn.Linear(view, view)])
-        self.place = nn.Sequential(nn.Linear(3 + view, width // 2), nn.ReLU(), nn.Linear(width // 2, _PLACED))
+        self.turn = nn.Linear(view, 4 * _TURNED)
+        self.place = nn.Sequential(nn.Linear(_TURNED + 3 + view, width // 2), nn.ReLU(), nn.Linear(width // 2, _PLACED))
         self.hidden = nn.Linear(_POINTS * (3 + _PLACED) + view, width)
         self.out = nn.Linear(width, outputs)
         self.judge = _Judge(width, action_dim) if config.reads_action else None
@@ -114,7 +118,8 @@ class ReadoutHead(nn.Module):
         first, second = self.view
         view = F.relu(first(points.flatten(1)))
         view = view + F.relu(second(view))
-        placed = self.place(torch.cat([points, view[:, None].expand(-1, _POINTS, -1)], dim=-1))
+        turned = F.pad(points, (0, 1), value=1.0) @ self.turn(view).view(-1, 4, _TURNED)
+        placed = self.place(torch.cat([turned, points, view[:, None].expand(-1, _POINTS, -1)], dim=-1))
         seen = F.relu(self.hidden(torch.cat([points.flatten(1), placed.flatten(1), view], dim=-1)))
         raw = self.out(seen)
         if self.judge is None:
