@@ -98,10 +98,9 @@ class Denoiser(nn.Module):
         self.network = network
         network.condition.set_action_range(spec.action_low, spec.action_high)
         self.readouts = spec.readouts
-        self.readout_sizes = {readout.name: len(readout.names) for readout in spec.readouts}
-        for name, size in self.readout_sizes.items():
-            self.register_buffer(f"mean_{name}", torch.zeros(size))
-            self.register_buffer(f"std_{name}", torch.ones(size))
+        for readout in spec.readouts:
+            self.register_buffer(f"mean_{readout.name}", torch.zeros(len(readout.names)))
+            self.register_buffer(f"std_{readout.name}", torch.ones(len(readout.names)))
 
     @staticmethod
     def readout_dim(spec: WorldSpec) -> int:
@@ -111,16 +110,17 @@ class Denoiser(nn.Module):
     @property
     def raw_readout_dim(self) -> int:
         """Length of the raw readout rows of this network."""
-        return 2 + sum(self.readout_sizes.values())
+        return 2 + sum(len(readout.names) for readout in self.readouts)
 
     def read(self, raw: Tensor) -> dict[str, Tensor]:
         """Split raw readout rows (..., readout_dim) into named values in the units of the recording."""
         values = {"reward": raw[..., 0], "terminated": raw[..., 1].sigmoid()}
         start = 2
-        for name, size in self.readout_sizes.items():
-            row = raw[..., start : start + size]
-            values[name] = row * getattr(self, f"std_{name}").float() + getattr(self, f"mean_{name}").float()
-            start += size
+        for readout in self.readouts:
+            row = raw[..., start : start + len(readout.names)]
+            mean, std = getattr(self, f"mean_{readout.name}"), getattr(self, f"std_{readout.name}")
+            values[readout.name] = row * std.float() + mean.float()
+            start += len(readout.names)
         return values
 
     def conditions(self, clip_actions: Tensor, known: Tensor, draws: Draws) -> Conditions:

@@ -136,7 +136,7 @@ def draw_read(cache: FrameCache, reads: range, seed: tuple[int, ...]) -> Read:
 
 def fit_readouts(denoiser: Denoiser, readouts: Mapping[str, np.ndarray]) -> None:
     """Set the normalisation of every named readout to the mean and spread of the training split."""
-    for name in denoiser.readout_sizes:
-        rows = readouts[name]
-        getattr(denoiser, f"mean_{name}").copy_(torch.from_numpy(rows.mean(0)))
-        getattr(denoiser, f"std_{name}").copy_(torch.from_numpy(rows.std(0)).clamp(min=0.05))
+    for readout in denoiser.readouts:
+        rows = readouts[readout.name]
+        getattr(denoiser, f"mean_{readout.name}").copy_(torch.from_numpy(rows.mean(0)))
+        getattr(denoiser, f"std_{readout.name}").copy_(torch.from_numpy(rows.std(0)).clamp(min=0.05))
