@@ -87,8 +87,7 @@ def plan(
 
     """
     begun = time.perf_counter()
-    settings = settings or PlanSettings()
-    at_once = number_of_workers(workers)
+    settings, workers = settings or PlanSettings(), number_of_workers(workers)
     folder = checkpoints.resolve(checkpoint)
     loaded = checkpoints.load(folder)
     arena = loaded.world.env_id == ARENA
@@ -105,7 +104,7 @@ def plan(
         for name in names:
             bar.set_postfix_str(name)
             maker = _Maker(name, str(folder), task, planner, settings)
-            table[name] = _episodes(maker, starts, parts, at_once, bar)
+            table[name] = _episodes(maker, starts, parts, workers, bar)
     rows = agent_rows(table, settings.replan)
     results = {
         "command": "plan", "checkpoint": str(checkpoint), "weights": weights, "starts": starts,
