@@ -71,7 +71,7 @@ class Checkpoint:
 def build(model: ModelConfig, world: WorldSpec) -> Denoiser:
     """Return an untrained denoiser of the given sizes for the given world."""
     kind = DiT if model.architecture == "dit" else UNet
-    return Denoiser(kind(model, world.action_dim, Denoiser.readout_dim(world)), world)
+    return Denoiser(kind(model, world.action_dim, Denoiser.readout_dim(world.readouts)), world)
 
 
 class _Bare(TorchFunctionMode):

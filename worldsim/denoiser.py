@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.draws import Draws
+from worldsim.episode import Readout
 from worldsim.losses import (
     LossConfig,
     blurred_error,
@@ -103,14 +105,9 @@ class Denoiser(nn.Module):
             self.register_buffer(f"std_{readout.name}", torch.ones(len(readout.names)))
 
     @staticmethod
-    def readout_dim(spec: WorldSpec) -> int:
+    def readout_dim(readouts: Sequence[Readout]) -> int:
         """Length of a raw readout row: reward, termination logit, then every declared readout."""
-        return 2 + sum(len(readout.names) for readout in spec.readouts)
-
-    @property
-    def raw_readout_dim(self) -> int:
-        """Length of the raw readout rows of this network."""
-        return 2 + sum(len(readout.names) for readout in self.readouts)
+        return 2 + sum(len(readout.names) for readout in readouts)
 
     def read(self, raw: Tensor) -> dict[str, Tensor]:
         """Split raw readout rows (..., readout_dim) into named values in the units of the recording."""

@@ -85,8 +85,9 @@ class ReadoutHead(nn.Module):
 
     Maps over the picture each become a point, by the mean place of their softmax (the spatial soft argmax of Levine et al.
     2016, arXiv 1504.00702), and how sure of it they are. All points together tell the view; under it one and the same small
-    network places every point, so that what is learnt of one body's place holds for all. The view also turns points by a matrix that
-    it makes: a rotation is a product of both, which is learnt less well by a network that is handed them side by side. Pooled features in place of points learn scenes by heart (docs/experiments.md).
+    network places every point, so that what is learnt of one body's place holds for all. The view also turns points by a
+    matrix that it makes: a rotation is a product of both, which is learnt less well by a network that is handed them side by
+    side. Pooled features in place of points learn scenes by heart (docs/experiments.md).
 
     It sees the picture, not the trunk's tokens, and so nothing of what the model remembers. Only reward and termination, the
     first two numbers, are told the action as well: what is said of the world's state is seen in it.

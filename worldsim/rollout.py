@@ -184,7 +184,7 @@ def empty_state(
         config=network.config,
         layers=network.layers(grid),
         grid=grid,
-        sizes=(network.condition.action_dim, denoiser.raw_readout_dim),
+        sizes=(network.condition.action_dim, denoiser.readout_dim(denoiser.readouts)),
         seeds=seeds,
         device=next(network.parameters()).device if device is None else device,
         dtype=network.dtype,
